@@ -1,0 +1,1 @@
+"""The node agent: reads this machine, checks it, exports it and reports it."""

@@ -1,0 +1,41 @@
+"""The cluster edge: the only place that reads or writes Kubernetes, behind one narrow port."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from aggregator.policy.model import ClusterView, Intent
+
+
+class EdgeError(Exception):
+    """A write was not carried out; the message says what and why. The next tick decides anew."""
+
+
+class ClusterEdge(Protocol):
+    """What the aggregator needs of a cluster."""
+
+    @property
+    def mode(self) -> str:
+        """``kubernetes``, ``dry-run`` or ``observe``."""
+
+    @property
+    def leading(self) -> bool:
+        """Whether this process may act now."""
+
+    async def run(self, on_change: Callable[[], None]) -> None:
+        """Keep the view fresh until cancelled; ``on_change`` is called after each change of it."""
+
+    def view(self) -> ClusterView:
+        """The newest consistent picture; cheap, no I/O."""
+
+    def knows(self, node: str) -> bool:
+        """Whether a report from this node has a place in the picture."""
+
+    async def apply(self, intent: Intent) -> None:
+        """Carry out one intent; the view shows it when this returns.
+
+        Raises:
+            EdgeError: it was not carried out.
+        """
+
+    async def close(self) -> None:
+        """Give up leadership, if held, and let go of connections."""

@@ -1,0 +1,1 @@
+"""What agent and aggregator agree on: the report stream and the shared words. Imports nothing else of ours."""
