@@ -4,6 +4,8 @@
 ``contract/report.proto`` so that the encoder stays a plain copy.
 """
 
+from typing import Any
+
 import msgspec
 
 from contract.vocabulary import Event, SourceStatus
@@ -113,3 +115,26 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     def source(self, name: str) -> SourceStatus | None:
         """The state of one source, if it is configured at all."""
         return next((status for status in self.sources if status.name == name), None)
+
+
+def readable_snapshot(snapshot: Snapshot) -> dict[str, Any]:
+    """A snapshot for people and JSON: words instead of numbers, no fields that were not measured."""
+    content: dict[str, Any] = _without_nothing(msgspec.to_builtins(snapshot))
+    content["sources"] = [
+        {
+            "name": status.name,
+            "state": status.state.label,
+            "reason": status.reason,
+            "since_seconds": status.since_seconds,
+        }
+        for status in snapshot.sources
+    ]
+    return content
+
+
+def _without_nothing(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nothing(each) for key, each in value.items() if each is not None}
+    if isinstance(value, list | tuple):
+        return [_without_nothing(each) for each in value]
+    return value

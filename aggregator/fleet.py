@@ -63,6 +63,8 @@ class Fleet:
 
     def __init__(self) -> None:
         self._nodes: dict[str, NodeState] = {}
+        self.findings_raised_total = 0
+        """Findings that were new on their node when a report brought them."""
 
     def apply(self, report: pb.NodeReport, now: float) -> bool:
         """Take in one report of a node whose identity is already proven.
@@ -94,6 +96,10 @@ class Fleet:
             or [int(each.state) for each in node.sources]
             != [int(each.state) for each in report.sources]
         )
+        if changed:
+            self.findings_raised_total += len(
+                {each.key for each in findings} - {key for key, _ in before}
+            )
         if changed or len(node.sources) != len(report.sources):
             node.sources = tuple(source_from_wire(each) for each in report.sources)
         node.report = report

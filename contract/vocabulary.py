@@ -168,3 +168,18 @@ CONDITIONS = {
     Domain.STORAGE: "StorageHealthy",
 }
 """Node condition per domain; positive, so ``True`` is good."""
+
+
+def readable(finding: Finding) -> dict[str, object]:
+    """A finding as people and JSON clients see it, words instead of numbers."""
+    return {
+        "code": finding.code,
+        "subject": finding.subject,
+        "severity": finding.severity.label,
+        "action": finding.action.label,
+        "domain": finding.domain.label,
+        "evidence": finding.evidence,
+        "since": finding.since_seconds,
+        "last_seen": finding.last_seen_seconds,
+        "count": finding.count,
+    }

@@ -38,6 +38,8 @@ class ClusterNode(msgspec.Struct, frozen=True, kw_only=True):
     conditions: Mapping[str, Condition] = msgspec.field(default_factory=dict)
     """Ours only, by type: ``GPUHealthy`` …"""
     gpu_capacity: int = 0
+    pool: str = "default"
+    """Nodes that are budgeted together: the value of the pool label."""
 
 
 class TimelineEntry(msgspec.Struct, frozen=True):
@@ -87,7 +89,7 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     """By incident name, open and closed."""
 
 
-class SetTaint(msgspec.Struct, frozen=True, kw_only=True, tag="set-taint"):
+class SetTaint(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="set-taint"):
     """Put our taint on a node, replacing only our own."""
 
     node: str
@@ -95,14 +97,16 @@ class SetTaint(msgspec.Struct, frozen=True, kw_only=True, tag="set-taint"):
     reason: str
 
 
-class RemoveTaint(msgspec.Struct, frozen=True, kw_only=True, tag="remove-taint"):
+class RemoveTaint(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="remove-taint"):
     """Take our taint off a node; every other taint stays."""
 
     node: str
     reason: str
 
 
-class SetCondition(msgspec.Struct, frozen=True, kw_only=True, tag="set-condition"):
+class SetCondition(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="set-condition"
+):
     """State one condition; ``lastTransitionTime`` moves only when the status flips."""
 
     node: str
@@ -111,7 +115,7 @@ class SetCondition(msgspec.Struct, frozen=True, kw_only=True, tag="set-condition
     reason: str
 
 
-class RecordEvent(msgspec.Struct, frozen=True, kw_only=True, tag="record-event"):
+class RecordEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="record-event"):
     """A Kubernetes Event on the Node, for people."""
 
     node: str
@@ -121,7 +125,9 @@ class RecordEvent(msgspec.Struct, frozen=True, kw_only=True, tag="record-event")
     reason: str
 
 
-class SaveIncident(msgspec.Struct, frozen=True, kw_only=True, tag="save-incident"):
+class SaveIncident(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="save-incident"
+):
     """Create or update an Incident object's status."""
 
     incident: Incident

@@ -1,0 +1,92 @@
+"""The agent's command line: ``python -m agent run | snapshot | record | simulate``."""
+
+import argparse
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from agent.config import ENV_PREFIX, AgentSettings, node_name
+from contract.process import configure_logging, split_address
+from contract.settings import EXIT_BAD_SETTINGS, SettingsError, add_flags, load
+
+EPILOG = """\
+Settings come from --config FILE, then the environment, then flags; the last one wins.
+
+examples:
+  python -m agent snapshot                       what this machine looks like, as JSON
+  python -m agent run --http-listen :9402        metrics only, reporting to nobody
+  python -m agent run --aggregator host:50051    the whole job
+  python -m agent record --seconds 60 --output recording.jsonl
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(
+        prog="fleetmedic-agent",
+        description="Reads this node's GPUs, RDMA ports, kernel log and host; checks, exports and reports them.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in (
+        ("run", "sample, check, export and report until told to stop"),
+        ("snapshot", "print this machine's snapshot and findings as JSON, and exit"),
+        ("record", "write one snapshot a tick to a file, as JSON lines"),
+        ("simulate", "run one agent per node of a scenario file, all reporting"),
+    ):
+        command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+        add_flags(command, AgentSettings, ENV_PREFIX)
+        if name == "record":
+            command.add_argument(
+                "--output", default="-", metavar="FILE", help="where to write; - is stdout"
+            )
+            command.add_argument(
+                "--seconds", type=float, default=10.0, metavar="NUMBER", help="for how long"
+            )
+        if name == "simulate":
+            command.add_argument("scenario", type=Path, help="scenario file (YAML)")
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 done, 1 failed, 2 a setting cannot be used.
+    """
+    arguments = parser().parse_args(argv)
+    try:
+        settings = load(
+            AgentSettings, arguments=arguments, environment=os.environ, env_prefix=ENV_PREFIX
+        )
+        _check_addresses(settings)
+    except SettingsError as error:
+        print(f"fleetmedic-agent: {error}", file=sys.stderr)
+        return EXIT_BAD_SETTINGS
+    configure_logging(settings.log_level, settings.log_format)
+    node = node_name(settings, os.environ.get("NODE_NAME"))
+    from agent import commands  # late: --help and mistakes answer at once
+
+    if arguments.command == "run":
+        return asyncio.run(commands.run(settings, node))
+    if arguments.command == "snapshot":
+        return asyncio.run(commands.snapshot(settings, node))
+    if arguments.command == "record":
+        return asyncio.run(commands.record(settings, node, arguments.output, arguments.seconds))
+    return asyncio.run(commands.simulate(settings, arguments.scenario))
+
+
+def _check_addresses(settings: AgentSettings) -> None:
+    for name in ("http_listen", "aggregator"):
+        value = getattr(settings, name)
+        if value:
+            try:
+                split_address(value)
+            except ValueError as error:
+                raise SettingsError(f"{name}: {error}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""What each subcommand of the agent does, once its settings are known."""
+
+import asyncio
+import random
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from agent.assembly import real_agent, simulated_agent, version
+from agent.config import AgentSettings
+from agent.http import serving
+from agent.runtime import NodeAgent
+from agent.snapshot import readable_snapshot
+from agent.sources.replay import load_scenario
+from agent.uplink import Uplink, UplinkSettings
+from contract.process import run_until_signal
+from contract.vocabulary import readable
+
+log = structlog.get_logger("agent")
+
+
+async def run(settings: AgentSettings, node: str) -> int:
+    """Sample, check, export and report until SIGTERM or SIGINT."""
+    agent = real_agent(settings, node, random=random.random)
+    log.info("agent starts", node=node, version=version(), aggregator=settings.aggregator or "none")
+    await run_until_signal(_working([agent], settings, http=bool(settings.http_listen)))
+    log.info("agent stopped", node=node)
+    return 0
+
+
+async def simulate(settings: AgentSettings, scenario_file: Path) -> int:
+    """Run one agent per node of a scenario, all reporting, until SIGTERM or SIGINT."""
+    scenario = load_scenario(await asyncio.to_thread(scenario_file.read_bytes))
+    start = time.time()
+    agents = [
+        simulated_agent(settings, scenario, name, start=start) for name in scenario.node_names()
+    ]
+    log.info("simulated fleet starts", nodes=len(agents), scenario=str(scenario_file))
+    await run_until_signal(_working(agents, settings, http=False))
+    log.info("simulated fleet stopped")
+    return 0
+
+
+async def _working(agents: list[NodeAgent], settings: AgentSettings, *, http: bool) -> None:
+    """Everything that runs for these agents; ends by cancellation, or when any part of it fails."""
+    async with asyncio.TaskGroup() as tasks:
+        for agent in agents:
+            if settings.aggregator:
+                agent.uplink = Uplink(
+                    uplink_settings(settings, agent.node),
+                    stats=agent.stats,
+                    random=random.random,
+                    on_directive=agent.directive,
+                )
+                tasks.create_task(agent.uplink.run(), name=f"uplink-{agent.node}")
+            tasks.create_task(agent.run(), name=f"agent-{agent.node}")
+            if http:
+                tasks.create_task(_serve(agent, settings), name=f"http-{agent.node}")
+
+
+async def snapshot(settings: AgentSettings, node: str) -> int:
+    """Print this machine's snapshot as JSON."""
+    agent = await _sampled(settings, node, samples=2)
+    content = {
+        "snapshot": readable_snapshot(agent.snapshot),
+        "findings": [readable(each) for each in agent.findings],
+    }
+    print(msgspec.json.format(msgspec.json.encode(content)).decode())
+    return 0
+
+
+async def record(settings: AgentSettings, node: str, output: str, seconds: float) -> int:
+    """Write one snapshot a tick to a file, as JSON lines, so that others can see what this machine answers."""
+    agent = real_agent(settings, node, random=random.random)
+    destination = (
+        sys.stdout.buffer if output == "-" else await asyncio.to_thread(open, output, "wb")
+    )
+    count = 0
+    try:
+        end = time.monotonic() + seconds
+        while True:
+            await agent.tick()
+            destination.write(msgspec.json.encode(readable_snapshot(agent.snapshot)) + b"\n")
+            destination.flush()
+            count += 1
+            if time.monotonic() + settings.sample_seconds > end:
+                break
+            await asyncio.sleep(settings.sample_seconds)
+    finally:
+        if output != "-":
+            destination.close()
+        await asyncio.gather(*(source.close() for source in agent.sources))
+    print(f"{count} snapshots of {node} written to {output}", file=sys.stderr)
+    return 0
+
+
+async def _sampled(settings: AgentSettings, node: str, *, samples: int) -> NodeAgent:
+    """An agent after a few ticks: enough for rates, and for a driver that is slow to start."""
+    agent = real_agent(settings, node, random=random.random)
+    try:
+        for number in range(samples):
+            if number:
+                await asyncio.sleep(min(0.2, settings.sample_seconds))
+            await agent.tick()
+    finally:
+        await asyncio.gather(*(source.close() for source in agent.sources))
+    return agent
+
+
+async def _serve(agent: NodeAgent, settings: AgentSettings) -> None:
+    async with serving(
+        agent, settings.http_listen, sample_seconds=settings.sample_seconds, clock=time.time
+    ) as port:
+        log.info("metrics served", port=port)
+        await asyncio.Event().wait()
+
+
+def uplink_settings(settings: AgentSettings, node: str) -> UplinkSettings:
+    """The uplink's part of the agent's settings."""
+    return UplinkSettings(
+        node=node,
+        target=settings.aggregator,
+        ca_file=settings.aggregator_ca_file,
+        token_file=settings.token_file,
+        report_seconds=settings.report_seconds,
+        event_buffer=settings.event_buffer,
+        agent_version=version(),
+    )

@@ -1,0 +1,65 @@
+"""Snapshot and findings → the report on the wire. Pure."""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from agent.snapshot import Gpu, Host, RdmaPort, Snapshot
+from contract import report_pb2 as pb
+from contract.codec import event_to_wire, finding_to_wire, source_to_wire
+from contract.vocabulary import Event, Finding
+from contract.wire import PROTOCOL_VERSION
+
+_GPU_FIELDS = tuple(field.name for field in pb.Gpu.DESCRIPTOR.fields)
+_PORT_FIELDS = tuple(field.name for field in pb.RdmaPort.DESCRIPTOR.fields)
+
+
+def encode(
+    snapshot: Snapshot,
+    findings: Iterable[Finding],
+    events: Iterable[Event],
+    *,
+    sequence: int,
+    urgent: bool,
+    events_dropped_total: int,
+    agent_version: str,
+) -> bytes:
+    """One report as bytes."""
+    report = pb.NodeReport(
+        protocol_version=PROTOCOL_VERSION,
+        sequence=sequence,
+        node=snapshot.node,
+        boot_id=snapshot.boot_id,
+        agent_version=agent_version,
+        taken_time_seconds=snapshot.taken_seconds,
+        urgent=urgent,
+        findings=[finding_to_wire(each) for each in findings],
+        sources=[source_to_wire(each) for each in snapshot.sources],
+        gpus=[_gpu(each) for each in snapshot.gpus],
+        rdma_ports=[_port(each) for each in snapshot.rdma_ports],
+        host=_host(snapshot.host) if snapshot.host else None,
+        events=[event_to_wire(each) for each in events],
+        events_dropped_total=events_dropped_total,
+        driver_version=snapshot.driver_version,
+    )
+    return report.SerializeToString()
+
+
+def _gpu(gpu: Gpu) -> pb.Gpu:
+    return pb.Gpu(**{name: getattr(gpu, name) for name in _GPU_FIELDS})
+
+
+def _port(port: RdmaPort) -> pb.RdmaPort:
+    return pb.RdmaPort(**{name: getattr(port, name) for name in _PORT_FIELDS})
+
+
+def _host(host: Host) -> pb.Host:
+    return pb.Host(
+        cpu_count=host.cpu_count,
+        cpu_utilization_ratio=host.cpu_utilization_ratio,
+        memory_total_bytes=host.memory_total_bytes,
+        memory_available_bytes=host.memory_available_bytes,
+        load_average_1m=host.load_average_1m,
+        uptime_seconds=host.uptime_seconds,
+        disks=[pb.Disk(**msgspec.structs.asdict(disk)) for disk in host.disks],
+    )

@@ -1,0 +1,96 @@
+"""The aggregator's command line: ``python -m aggregator run``."""
+
+import argparse
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from aggregator.config import ENV_PREFIX, AggregatorSettings
+from contract.process import configure_logging, run_until_signal, split_address
+from contract.settings import EXIT_BAD_SETTINGS, SettingsError, add_flags, load
+
+EPILOG = """\
+Settings come from --config FILE, then the environment, then flags; the last one wins.
+
+examples:
+  python -m aggregator run                                 observe: decide and record, write nothing
+  python -m aggregator run --kubeconfig FILE --dry-run     a real cluster, still writing nothing
+  python -m aggregator run --kubeconfig FILE               a real cluster, for real
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(
+        prog="fleetmedic-aggregator",
+        description="Pictures the fleet, quarantines and releases nodes, feeds the scheduler, serves the page.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    text = "take reports, decide, act and serve until told to stop"
+    command = commands.add_parser("run", help=text, description=text.capitalize() + ".")
+    add_flags(command, AggregatorSettings, ENV_PREFIX)
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 done, 1 failed, 2 a setting cannot be used.
+    """
+    arguments = parser().parse_args(argv)
+    try:
+        settings = load(
+            AggregatorSettings, arguments=arguments, environment=os.environ, env_prefix=ENV_PREFIX
+        )
+        check(settings)
+    except SettingsError as error:
+        print(f"fleetmedic-aggregator: {error}", file=sys.stderr)
+        return EXIT_BAD_SETTINGS
+    configure_logging(settings.log_level, settings.log_format)
+    # Imported late: --help and mistakes answer at once.
+    from aggregator.runtime import Aggregator, make_edge
+
+    async def work() -> None:
+        await Aggregator(settings, make_edge(settings)).run()
+
+    try:
+        asyncio.run(run_until_signal(work()))
+    except OSError as error:
+        print(f"fleetmedic-aggregator: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def check(settings: AggregatorSettings) -> None:
+    """What no single field can say.
+
+    Raises:
+        SettingsError: naming the settings and the remedy.
+    """
+    for name in ("http_listen", "grpc_listen"):
+        try:
+            split_address(getattr(settings, name))
+        except ValueError as error:
+            raise SettingsError(f"{name}: {error}") from error
+    if settings.kubeconfig and not Path(settings.kubeconfig).is_file():
+        raise SettingsError(f"kubeconfig: no file {settings.kubeconfig!r}")
+    if bool(settings.tls_cert_file) != bool(settings.tls_key_file):
+        raise SettingsError("tls_cert_file and tls_key_file go together: give both or neither")
+    times = (
+        settings.lease_duration_seconds,
+        settings.lease_renew_deadline_seconds,
+        settings.lease_retry_seconds,
+    )
+    if not times[0] > times[1] > times[2]:
+        raise SettingsError(
+            "lease_duration_seconds > lease_renew_deadline_seconds > lease_retry_seconds must hold, "
+            f"got {times[0]:g}, {times[1]:g}, {times[2]:g}"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

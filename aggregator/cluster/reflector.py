@@ -1,0 +1,211 @@
+"""A collection of the API server kept in memory: list once, then follow its changes.
+
+Only a reduced value of each object stays, so that thousands of Nodes remain small. What we write
+ourselves is put in at once (``put``), so that a decision never overlooks our own last write.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
+from typing import Generic, NamedTuple, TypeVar
+
+import msgspec
+import structlog
+
+from aggregator.cluster.client import Api, Json
+from aggregator.cluster.errors import ApiError, Gone, TooManyRequests, Unavailable
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+class Timings(msgspec.Struct, frozen=True, kw_only=True):
+    """How patient a reflector is."""
+
+    watch_seconds: float = 300.0
+    """How long one watch lasts, at least; up to twice as long, so that not all end at once."""
+    idle_seconds: float = 150.0
+    """A watch this silent is dead: the server sends a bookmark every minute."""
+    backoff_seconds: float = 0.5
+    """The pause after a first failure; doubles with each further one."""
+    backoff_max_seconds: float = 30.0
+
+
+class Entry(NamedTuple, Generic[T]):
+    """One object: the version that the server gave it, and what we keep of it."""
+
+    version: str
+    value: T
+
+
+def older(version: str, than: str) -> bool:
+    """Whether a resourceVersion comes before another one.
+
+    Kubernetes promises that they are ordered integers (conformance since 1.35); a server that
+    breaks it is believed in the order in which it speaks.
+    """
+    if version.isdecimal() and than.isdecimal():
+        return int(version) < int(than)
+    return False
+
+
+class Reflector(Generic[T]):
+    """One collection without namespaces. One owner: the event loop.
+
+    Args:
+        api: the way to the server.
+        path: of the collection.
+        reduce: what to keep of an object; total, and equal values mean that nothing changed.
+        on_change: called after each change of a value.
+        clock: monotonic seconds.
+        random: 0 ≤ x < 1.
+        timings: how patient to be.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        path: str,
+        reduce: Callable[[Json], T],
+        *,
+        on_change: Callable[[], None],
+        clock: Callable[[], float],
+        random: Callable[[], float],
+        timings: Timings | None = None,
+    ) -> None:
+        self._api = api
+        self._path = path
+        self._reduce = reduce
+        self._on_change = on_change
+        self._clock = clock
+        self._random = random
+        self._timings = timings or Timings()
+        self._entries: dict[str, Entry[T]] = {}
+        self._position: str | None = None  # the newest version seen; None: list first
+        self._written: dict[str, Entry[T]] | None = {}  # put during a list; None outside of one
+        self._failures = 0
+        self._heard = clock()
+        self.synced = False
+        """Whether there was a full list; what is known then only ever gets older, not partial."""
+
+    @property
+    def entries(self) -> Mapping[str, Entry[T]]:
+        """All objects by name; changes under the reader's hands."""
+        return self._entries
+
+    @property
+    def last_event_age(self) -> float:
+        """Seconds since the server last said anything about this collection."""
+        return self._clock() - self._heard
+
+    async def run(self) -> None:
+        """Follow the collection until cancelled; no answer of the server ends it."""
+        while True:
+            pause = 0.0
+            started = self._clock()
+            try:
+                if self._position is None:
+                    await self._list()
+                await self._follow()
+            except Gone:
+                self._position = None
+                pause = self._backoff()
+            except ApiError as error:
+                pause = self._backoff()
+                if isinstance(error, TooManyRequests):
+                    pause = max(pause, error.retry_after_seconds)
+                elif not isinstance(error, Unavailable):
+                    self._position = None
+                log.warning("lost sight of a collection", path=self._path, error=str(error))
+            else:
+                if self._clock() - started < 1.0:  # an end this early is a failure in disguise
+                    pause = self._backoff()
+            await asyncio.sleep(pause)
+
+    def put(self, obj: Json) -> Entry[T]:
+        """Take in an object as the server answered one of our own requests.
+
+        Ignored where something newer is known, as is an object that was deleted since.
+
+        Returns:
+            The object as given, reduced.
+        """
+        name, entry = self._read(obj)
+        if self._written is not None:
+            self._written[name] = entry
+        elif name not in self._entries and older(entry.version, self._position or ""):
+            return entry
+        if self._store(name, entry):
+            self._on_change()
+        return entry
+
+    def _read(self, obj: Json) -> tuple[str, Entry[T]]:
+        metadata = obj["metadata"]
+        return metadata["name"], Entry(metadata["resourceVersion"], self._reduce(obj))
+
+    def _store(self, name: str, entry: Entry[T]) -> bool:
+        """Keep an object unless a newer one is known; whether its value changed."""
+        known = self._entries.get(name)
+        if known is not None and older(entry.version, known.version):
+            return False
+        self._entries[name] = entry
+        return known is None or known.value != entry.value
+
+    async def _list(self) -> None:
+        """Read everything; what is not in it any more is deleted, unless we wrote it meanwhile."""
+        self._written = {}
+        found: dict[str, Entry[T]] = {}
+        version = ""
+        async with aclosing(self._api.pages(self._path)) as pages:
+            async for page in pages:
+                version = version or page["metadata"]["resourceVersion"]
+                found.update(self._read(item) for item in page.get("items") or ())
+        written = self._written.items()
+        found.update({name: entry for name, entry in written if older(version, entry.version)})
+        self._written = None
+        before, self._entries = self._entries, found
+        self._position = version
+        self._heard = self._clock()
+        first, self.synced = not self.synced, True
+        if first or _values(before) != _values(found):
+            self._on_change()
+
+    async def _follow(self) -> None:
+        """Take in changes until the server ends the watch."""
+        stream = self._api.watch(
+            self._path,
+            version=self._position or "",
+            seconds=self._timings.watch_seconds * (1 + self._random()),
+            idle_seconds=self._timings.idle_seconds,
+        )
+        async with aclosing(stream) as events:
+            async for event in events:
+                self._heard = self._clock()
+                self._failures = 0
+                self._take(event["type"], event["object"])
+
+    def _take(self, kind: str, obj: Json) -> None:
+        self._position = obj["metadata"]["resourceVersion"]
+        if kind == "BOOKMARK":
+            return
+        name, entry = self._read(obj)
+        if kind != "DELETED":
+            changed = self._store(name, entry)
+        else:
+            known = self._entries.get(name)
+            changed = known is not None and not older(entry.version, known.version)
+            if changed:
+                del self._entries[name]
+        if changed:
+            self._on_change()
+
+    def _backoff(self) -> float:
+        """Half to all of a pause that doubles with each failure in a row."""
+        longest = self._timings.backoff_seconds * 2.0 ** min(self._failures, 16)
+        self._failures += 1
+        return min(longest, self._timings.backoff_max_seconds) * (0.5 + self._random() / 2)
+
+
+def _values(entries: Mapping[str, Entry[T]]) -> dict[str, T]:
+    return {name: entry.value for name, entry in entries.items()}

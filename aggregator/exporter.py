@@ -1,0 +1,222 @@
+"""The aggregator's Prometheus page: a pure function from values to text, called once per tick.
+
+Only per-node series, never per-GPU: those are on the agents' own pages. A process that does not lead
+shows itself and nothing of the fleet, because its picture is old or empty and would double every
+node. ``fleetmedic_aggregator_rendered_time_seconds`` betrays a tick that stands still, with which
+the ages on the page stand still as well.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from aggregator.fleet import Fleet, NodeState
+from aggregator.journal import Journal
+from aggregator.policy.model import ClusterNode, ClusterView, Incident
+from aggregator.stats import AggregatorStats
+from contract.metrics import Page, Row, counter, gauge, histogram, labels
+from contract.vocabulary import Phase, Severity
+
+SILENT_SECONDS = 60.0
+"""Readings older than this say nothing about now: they are not shown, and never count as healthy."""
+
+SEVERITIES = "0 none, 10 info, 20 degraded, 30 critical, 40 fatal."
+
+RENDERED = gauge("fleetmedic_aggregator_rendered_time_seconds", "Unix time of this page.")
+LEADER = gauge("fleetmedic_aggregator_leader", "1 on the one process that decides and acts.")
+SYNCED = gauge("fleetmedic_aggregator_view_synced", "1 once the cluster was read as a whole.")
+REFUSED = counter("fleetmedic_aggregator_reports_refused_total", "Reports refused, by reason.")
+EXTENDER = counter("fleetmedic_aggregator_extender_requests_total", "Scheduler requests, by verb.")
+DECISIONS = counter(
+    "fleetmedic_aggregator_decisions_total", "Decisions by kind, and whether they were carried out."
+)
+LATENCY = histogram(
+    "fleetmedic_aggregator_detect_to_decision_seconds",
+    "Time from a fault's first sight on its node to the decision about it.",
+)
+STATS_FIELDS = (
+    (counter("fleetmedic_aggregator_reports_total", "Reports taken."), "reports_total"),
+    (
+        counter("fleetmedic_aggregator_reports_malformed_total", "Reports that do not decode."),
+        "reports_malformed_total",
+    ),
+    (
+        counter(
+            "fleetmedic_aggregator_unknown_node_total", "Reports for nodes not in the cluster."
+        ),
+        "unknown_node_total",
+    ),
+    (counter("fleetmedic_aggregator_events_total", "Events taken."), "events_total"),
+    (gauge("fleetmedic_aggregator_connected_agents", "Agent streams open now."), "connections"),
+    (
+        counter("fleetmedic_aggregator_connections_total", "Agent streams ever opened."),
+        "connections_total",
+    ),
+    (
+        counter(
+            "fleetmedic_aggregator_extender_unknown_nodes_total",
+            "Nodes the scheduler asked about that we know nothing of.",
+        ),
+        "extender_unknown_nodes_total",
+    ),
+    (
+        counter("fleetmedic_aggregator_extender_errors_total", "Scheduler requests that failed."),
+        "extender_errors_total",
+    ),
+    (
+        counter("fleetmedic_aggregator_edge_errors_total", "Cluster reads and writes that failed."),
+        "edge_errors_total",
+    ),
+)
+
+NODE_INFO = gauge("fleetmedic_node_info", "Identity of each node as it reports; always 1.")
+NODE_REPORTED = gauge(
+    "fleetmedic_node_reported",
+    "1 for a node that reported to this leader, 0 for a GPU node that has not.",
+)
+NODE_GPUS = gauge("fleetmedic_node_gpus", "GPUs that the node reports.")
+NODE_WORST = gauge("fleetmedic_node_worst_severity", f"Worst finding on the node: {SEVERITIES}")
+NODE_AGE = gauge("fleetmedic_node_report_age_seconds", "Age of the node's newest report.")
+NODE_UTILIZATION = gauge("fleetmedic_node_utilization_ratio", "Mean GPU utilization, 0..1.")
+NODE_QUARANTINED = gauge(
+    "fleetmedic_node_quarantined", "1 while our taint keeps new pods off the node."
+)
+NODE_QUARANTINED_SINCE = gauge(
+    "fleetmedic_node_quarantined_since_time_seconds",
+    "Unix time at which the node's open incident was quarantined.",
+)
+NODE_INCIDENT = gauge(
+    "fleetmedic_node_incident", "1 for the node's open incident in its present phase."
+)
+GPUS = gauge(
+    "fleetmedic_gpus",
+    "GPUs of the fleet by the worst finding on each; unknown where the agent is silent.",
+)
+INCIDENTS = gauge("fleetmedic_incidents", "Incidents by phase.")
+
+
+def render(
+    fleet: Fleet, view: ClusterView, journal: Journal, stats: AggregatorStats, now: float
+) -> bytes:
+    """The whole page for one tick.
+
+    Args:
+        fleet: what the agents reported.
+        view: what the cluster says.
+        journal: what was decided.
+        stats: what the aggregator counted about itself; ``leader`` must be kept true to the lease.
+        now: Unix time.
+    """
+    page = Page()
+    _write_self(page, view, journal, stats, now)
+    if stats.leader:
+        nodes = list(fleet)
+        _write_nodes(page, nodes, now)
+        _write_cluster_nodes(page, fleet, view.nodes.values())
+        _write_incidents(page, list(view.incidents.values()))
+        _write_gpu_counts(page, nodes, now)
+    return page.render()
+
+
+def _write_self(
+    page: Page, view: ClusterView, journal: Journal, stats: AggregatorStats, now: float
+) -> None:
+    page.one(RENDERED, now)
+    page.one(LEADER, int(stats.leader))
+    page.one(SYNCED, int(view.synced))
+    for metric, field in STATS_FIELDS:
+        page.one(metric, getattr(stats, field))
+    page.family(
+        REFUSED, [(labels(reason=reason), n) for reason, n in stats.reports_refused.items()]
+    )
+    page.family(EXTENDER, [(labels(verb=verb), n) for verb, n in stats.extender_requests.items()])
+    page.family(
+        DECISIONS,
+        [
+            (labels(kind=kind, taken="true" if taken else "false"), n)
+            for (kind, taken), n in journal.counts.items()
+        ],
+    )
+    page.histogram(LATENCY, stats.detect_to_decision)
+
+
+def _write_nodes(page: Page, nodes: Iterable[NodeState], now: float) -> None:
+    named = [(labels(node=node.name), node) for node in nodes]
+    page.family(NODE_INFO, [(_node_identity(node), 1) for _, node in named])
+    page.family(NODE_GPUS, [(text, len(node.report.gpus)) for text, node in named])
+    page.family(NODE_WORST, [(text, int(node.worst or 0)) for text, node in named])
+    page.family(
+        NODE_AGE, [(text, round(max(0.0, now - node.received_seconds), 3)) for text, node in named]
+    )
+    page.family(
+        NODE_UTILIZATION,
+        [
+            (text, value)
+            for text, node in named
+            if (value := node.utilization_ratio) is not None and not _silent(node, now)
+        ],
+    )
+
+
+def _silent(node: NodeState, now: float) -> bool:
+    return now - node.received_seconds > SILENT_SECONDS
+
+
+def _node_identity(node: NodeState) -> str:
+    return labels(
+        node=node.name,
+        model=node.gpu_model,
+        driver_version=node.report.driver_version,
+        agent_version=node.report.agent_version,
+    )
+
+
+def _write_cluster_nodes(page: Page, fleet: Fleet, nodes: Iterable[ClusterNode]) -> None:
+    reported: list[Row] = [(labels(node=node.name), 1) for node in fleet]
+    quarantined: list[Row] = []
+    for node in nodes:
+        text = labels(node=node.name)
+        quarantined.append((text, int(keeps_pods_off(node))))
+        if node.gpu_capacity and fleet.get(node.name) is None:
+            reported.append((text, 0))
+    page.family(NODE_REPORTED, reported)
+    page.family(NODE_QUARANTINED, quarantined)
+
+
+def keeps_pods_off(node: ClusterNode) -> bool:
+    """Whether our taint is of a kind that no new pod passes."""
+    return node.taint is not None and node.taint.effect != "PreferNoSchedule"
+
+
+def _write_incidents(page: Page, incidents: Iterable[Incident]) -> None:
+    phases = Counter(incident.phase for incident in incidents)
+    page.family(INCIDENTS, [(labels(phase=phase), phases[phase]) for phase in Phase])
+    present = [incident for incident in incidents if incident.open]
+    page.family(
+        NODE_INCIDENT,
+        [(labels(node=each.node, incident=each.name, phase=each.phase), 1) for each in present],
+    )
+    page.family(
+        NODE_QUARANTINED_SINCE,
+        [
+            (labels(node=each.node, incident=each.name), each.quarantined_seconds)
+            for each in present
+            if each.quarantined_seconds is not None
+        ],
+    )
+
+
+def _write_gpu_counts(page: Page, nodes: Iterable[NodeState], now: float) -> None:
+    """A GPU that is gone from the report but still named by a finding is counted with it."""
+    counts: Counter[str] = Counter()
+    for node in nodes:
+        worst: dict[str, str] = {}
+        for each in node.findings:  # worst first
+            if each.subject.startswith("gpu:"):
+                worst.setdefault(each.subject, each.severity.label)
+        counts.update(worst.values())
+        rest = len(node.report.gpus)
+        if worst:
+            rest -= len(worst.keys() & {f"gpu:{gpu.pci_bus_id}" for gpu in node.report.gpus})
+        counts["unknown" if _silent(node, now) else "none"] += rest
+    severities = ["none", *(severity.label for severity in Severity), "unknown"]
+    page.family(GPUS, [(labels(severity=each), counts[each]) for each in severities])

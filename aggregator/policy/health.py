@@ -1,0 +1,84 @@
+"""What the policy knows of one node's health, and the conditions that follow from it."""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from aggregator.policy.model import ClusterNode, Condition, SetCondition
+from contract.vocabulary import CONDITIONS, Domain, Finding, Severity, SourceState, SourceStatus
+
+
+class NodeHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """One node as last reported."""
+
+    name: str
+    pool: str
+    findings: tuple[Finding, ...] = ()
+    """Worst first."""
+    sources: tuple[SourceStatus, ...] = ()
+    age_seconds: float = 0.0
+    """Since the newest report came in."""
+
+    def at_least(self, severity: Severity) -> tuple[Finding, ...]:
+        """Findings of this strength or worse."""
+        return tuple(each for each in self.findings if each.severity >= severity)
+
+
+SOURCE_OF_DOMAIN = {
+    Domain.GPU: "nvidia",
+    Domain.NPU: "ascend",
+    Domain.RDMA: "rdma",
+    Domain.HOST: "host",
+    Domain.STORAGE: "host",
+}
+"""The source without which a domain cannot be judged."""
+
+
+def conditions(
+    health: NodeHealth, node: ClusterNode, *, silent_after_seconds: float
+) -> Iterator[SetCondition]:
+    """The conditions that should change now.
+
+    A condition that the node never had is stated only where its hardware exists. The message alone is no
+    reason to write: measured values change every second.
+    """
+    silent = health.age_seconds > silent_after_seconds
+    for domain, type_ in CONDITIONS.items():
+        known = node.conditions.get(type_)
+        wanted = _silent(health.age_seconds) if silent else _condition(health, domain)
+        if wanted is None or (known is None and silent):
+            continue
+        if known is None or (known.status, known.reason) != (wanted.status, wanted.reason):
+            yield SetCondition(
+                node=node.name,
+                type=type_,
+                condition=wanted,
+                reason=f"{type_} is {wanted.status}: {wanted.message}",
+            )
+
+
+def _silent(age_seconds: float) -> Condition:
+    return Condition("Unknown", "AgentSilent", "the agent of this node does not report")
+
+
+def _condition(health: NodeHealth, domain: Domain) -> Condition | None:
+    findings = [each for each in health.findings if each.domain is domain]
+    worst = findings[0] if findings else None
+    if worst is not None and worst.severity >= Severity.CRITICAL:
+        more = f" (+{len(findings) - 1} more)" if len(findings) > 1 else ""
+        return Condition(
+            "False", camel_case(worst.code), f"{worst.subject}: {worst.evidence}{more}"
+        )
+    source = next((each for each in health.sources if each.name == SOURCE_OF_DOMAIN[domain]), None)
+    if source is None or source.state is SourceState.ABSENT:
+        return None
+    if source.state is not SourceState.OK:
+        return Condition("Unknown", f"Source{camel_case(source.state.label)}", source.reason)
+    if worst is not None and worst.severity >= Severity.DEGRADED:
+        return Condition("True", "Degraded", f"{worst.subject}: {worst.evidence}")
+    return Condition("True", "AllChecksPass", "all checks pass")
+
+
+def camel_case(code: str) -> str:
+    """``gpu-too-hot`` → ``GpuTooHot``, the form Kubernetes wants of a reason."""
+    return "".join(word[:1].upper() + word[1:] for word in code.replace("_", "-").split("-"))

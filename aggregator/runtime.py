@@ -1,0 +1,183 @@
+"""Wires intake → fleet → policy → cluster, and the web side beside it. Owns every task; stops cleanly."""
+
+import asyncio
+import os
+import socket
+import time
+from importlib import metadata
+from pathlib import Path
+
+import grpc
+import structlog
+from aiohttp import web
+
+from aggregator.cluster import ClusterEdge
+from aggregator.cluster.errors import ApiError
+from aggregator.cluster.kubernetes import KubernetesEdge, KubernetesSettings
+from aggregator.cluster.lease import LeaseSettings
+from aggregator.cluster.observe import ObserveEdge
+from aggregator.config import AggregatorSettings
+from aggregator.engine import Engine
+from aggregator.fleet import Fleet
+from aggregator.intake import Authenticate, Intake, IntakeServer, trust_claim
+from aggregator.journal import Journal
+from aggregator.policy.pools import pool_of
+from aggregator.stats import AggregatorStats
+from aggregator.web.api import BROADCASTER, create_app
+from aggregator.web.deps import WebDeps
+from contract import report_pb2 as pb
+from contract.process import split_address
+
+log = structlog.get_logger("aggregator")
+
+_IN_CLUSTER_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+
+
+def version() -> str:
+    """The installed version; a checkout that was never installed says so."""
+    try:
+        return metadata.version("fleetmedic")
+    except metadata.PackageNotFoundError:
+        return "unreleased"
+
+
+def make_edge(settings: AggregatorSettings) -> ClusterEdge:
+    """The cluster edge that the settings ask for."""
+    in_cluster = "KUBERNETES_SERVICE_HOST" in os.environ and _IN_CLUSTER_TOKEN.exists()
+    has_cluster = bool(settings.kubeconfig) or in_cluster or settings.cluster == "kubernetes"
+    if settings.cluster == "observe" or not has_cluster:
+        return ObserveEdge()
+    return KubernetesEdge(
+        KubernetesSettings(
+            kubeconfig=Path(settings.kubeconfig) if settings.kubeconfig else None,
+            agent_service_account=settings.agent_service_account,
+            dry_run=settings.dry_run,
+            lease=LeaseSettings(
+                namespace=settings.lease_namespace,
+                name=settings.lease_name,
+                identity=socket.gethostname(),
+                duration_seconds=settings.lease_duration_seconds,
+                renew_deadline_seconds=settings.lease_renew_deadline_seconds,
+                retry_seconds=settings.lease_retry_seconds,
+            ),
+        )
+    )
+
+
+class Aggregator:
+    """The whole aggregator in one object; ``run`` is its life."""
+
+    def __init__(self, settings: AggregatorSettings, edge: ClusterEdge) -> None:
+        self.settings = settings
+        self.edge = edge
+        self.fleet = Fleet()
+        self.journal = Journal()
+        self.stats = AggregatorStats()
+        self.http_port = 0
+        """The ports really bound, once ``started`` is set."""
+        self.grpc_port = 0
+        self.started = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve and decide until cancelled."""
+        app_box: list[web.Application] = []
+        self.engine = engine = Engine(
+            fleet=self.fleet,
+            edge=self.edge,
+            policy=self.settings.policy(),
+            journal=self.journal,
+            stats=self.stats,
+            clock=time.time,
+            tick_seconds=self.settings.tick_seconds,
+            publish=lambda changed: app_box[0][BROADCASTER].publish(changed),
+        )
+        intake = Intake(
+            accept=self._accept,
+            gone=engine.node_left,
+            knows=self.edge.knows,
+            authenticate=authenticator(self.settings, self.edge),
+            stats=self.stats,
+        )
+        app_box.append(create_app(self._web_deps()))
+        runner = web.AppRunner(app_box[0], access_log=None, shutdown_timeout=1.0)
+        await runner.setup()
+        server = IntakeServer(intake, self.settings.grpc_listen, credentials=_tls(self.settings))
+        try:
+            await web.TCPSite(runner, *split_address(self.settings.http_listen)).start()
+            async with server, asyncio.TaskGroup() as tasks:
+                tasks.create_task(self.edge.run(engine.cluster_changed), name="edge")
+                tasks.create_task(engine.run(), name="engine")
+                self.http_port = runner.addresses[0][1]
+                self.grpc_port = server.port
+                self._announce()
+                self.started.set()
+        finally:
+            await runner.cleanup()
+            await self.edge.close()
+
+    def _accept(self, report: pb.NodeReport) -> None:
+        if isinstance(self.edge, ObserveEdge):
+            model = report.gpus[0].model if report.gpus else ""
+            self.edge.saw(report.node, pool=pool_of({}, model), gpu_capacity=len(report.gpus))
+        self.engine.take_report(report)
+
+    def _web_deps(self) -> WebDeps:
+        return WebDeps(
+            fleet=self.fleet,
+            view=self.edge.view,
+            mode=lambda: self.edge.mode,
+            leading=lambda: self.edge.leading,
+            journal=self.journal,
+            stats=self.stats,
+            scores=lambda: self.engine.scores,
+            metrics=lambda: self.engine.metrics,
+            clock=time.time,
+            version=version(),
+        )
+
+    def _announce(self) -> None:
+        log.info(
+            "aggregator ready",
+            page=f"http://localhost:{self.http_port}",
+            reports=f"localhost:{self.grpc_port}",
+            mode=self.edge.mode,
+        )
+        if self.edge.mode != "kubernetes":
+            log.warning(
+                "nothing is written to any cluster: decisions are only recorded",
+                mode=self.edge.mode,
+            )
+
+
+def authenticator(settings: AggregatorSettings, edge: ClusterEdge) -> Authenticate:
+    """How agents prove their node."""
+    if not isinstance(edge, KubernetesEdge) or settings.agent_auth == "none":
+        host = split_address(settings.grpc_listen)[0]
+        if host not in ("127.0.0.1", "localhost", "::1"):
+            log.warning("agents are not authenticated, and the port is open to others", listen=host)
+        return trust_claim
+
+    async def review(token: str, claimed: str) -> str:
+        if not token:
+            raise PermissionError(
+                "no token; the agent needs token_file: a projected token with audience fleetmedic"
+            )
+        try:
+            node = await edge.tokens.review(token)
+        except ApiError as error:
+            raise PermissionError(f"the token could not be reviewed: {error}") from error
+        if node is None:
+            raise PermissionError(
+                f"the token proves no node: it must be of {settings.agent_service_account}, "
+                "for the audience fleetmedic, and bound to the agent's pod"
+            )
+        return node
+
+    return review
+
+
+def _tls(settings: AggregatorSettings) -> grpc.ServerCredentials | None:
+    if not settings.tls_cert_file:
+        return None
+    key = Path(settings.tls_key_file).read_bytes()
+    return grpc.ssl_server_credentials([(key, Path(settings.tls_cert_file).read_bytes())])

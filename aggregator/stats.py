@@ -1,0 +1,53 @@
+"""What the aggregator counts about itself. One owner: the event loop."""
+
+from collections import deque
+
+from contract.metrics import Buckets, Tally
+
+DETECT_TO_DECISION_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+RAW_LENGTH = 10_000
+"""Observations kept as they came: percentiles of the last ten thousand decisions."""
+
+
+class Latency(Buckets):
+    """A histogram that also keeps its newest values, for exact percentiles."""
+
+    def __init__(self, bounds: tuple[float, ...] = DETECT_TO_DECISION_BOUNDS) -> None:
+        super().__init__(bounds)
+        self.raw: deque[float] = deque(maxlen=RAW_LENGTH)
+
+    def observe(self, value: float) -> None:
+        """Count one value, in seconds."""
+        super().observe(value)
+        self.raw.append(value)
+
+
+class AggregatorStats:
+    """Plain numbers since the process started; whoever does a thing counts it."""
+
+    def __init__(self) -> None:
+        self.leader = False
+        """Whether this process holds the lease, and so acts. Without a cluster it always does."""
+        self.reports_total = 0
+        self.reports_malformed_total = 0
+        self.reports_refused: Tally[str] = Tally(overflow="other")
+        """Reason → how many."""
+        self.unknown_node_total = 0
+        self.events_total = 0
+        self.connections = 0
+        """Streams open now."""
+        self.connections_total = 0
+        self.extender_requests: Tally[str] = Tally(overflow="other")
+        """Verb (``filter``, ``prioritize``) → how many."""
+        self.extender_unknown_nodes_total = 0
+        self.extender_errors_total = 0
+        self.edge_errors_total = 0
+        """Writes to, and watches of, the cluster that failed."""
+        self.incidents_opened_total = 0
+        self.incidents_closed_total = 0
+        self.detect_to_decision = Latency()
+        """From the instant a fault was first seen on its node to the decision about it, in seconds."""
+
+    def refuse(self, reason: str) -> None:
+        """Count one refused report or connection."""
+        self.reports_refused.add(reason)

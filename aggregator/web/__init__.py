@@ -1,0 +1,1 @@
+"""The fleet page, its JSON API and its event stream."""

@@ -1,0 +1,50 @@
+"""What the web side needs of the rest: one value, so that tests hand in exactly what they mean."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from aggregator.feeds.extender import MAX_BODY_BYTES, ExtenderCounters
+from aggregator.fleet import Fleet, NodeState
+from aggregator.journal import Journal
+from aggregator.policy.model import ClusterNode, ClusterView
+from aggregator.scores.model import STALE_AFTER_SECONDS, NodeScore
+
+POOL_LABELS = ("fleetmedic.io/pool", "nvidia.com/gpu.product", "accelerator/huawei-npu")
+"""The first that a Node carries names its pool; else its GPU model does."""
+
+
+def pool_by_label(cluster: ClusterNode | None, state: NodeState | None) -> str:
+    """The pool a node is shown in."""
+    labels = cluster.labels if cluster else {}
+    for label in POOL_LABELS:
+        if pool := labels.get(label):
+            return pool
+    return (state.gpu_model if state else "") or "unknown model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebDeps:
+    """Everything the page and the API read. Nothing here is written to but the extender's counters."""
+
+    fleet: Fleet
+    view: Callable[[], ClusterView]
+    mode: Callable[[], str]
+    """``kubernetes``, ``dry-run`` or ``observe``; only the first writes."""
+    leading: Callable[[], bool]
+    journal: Journal
+    stats: ExtenderCounters
+    scores: Callable[[], Mapping[str, NodeScore]]
+    """The table of the newest tick."""
+    metrics: Callable[[], bytes]
+    """The exposition in Prometheus' text format."""
+    clock: Callable[[], float]
+    """Unix time."""
+    version: str
+    pool_of: Callable[[ClusterNode | None, NodeState | None], str] = pool_by_label
+    stale_after_seconds: float = STALE_AFTER_SECONDS
+    max_body_bytes: int = MAX_BODY_BYTES
+    """The largest request taken; only the scheduler sends any."""
+    heartbeat_seconds: float = 15.0
+    """Longest silence on an event stream, so that proxies keep it open."""
+    max_queued_events: int = 512
+    """Events kept for one slow page before it is cut off and has to start anew."""

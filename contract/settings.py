@@ -1,0 +1,133 @@
+"""How both sides read their settings: defaults < file < environment < flags; a bad value names itself.
+
+A settings type is a frozen ``msgspec.Struct`` whose fields are scalars annotated with
+``msgspec.Meta(description=…)`` and their allowed range. From it come the flags, the help text, the names of
+the environment variables, and the messages.
+"""
+
+import argparse
+import difflib
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+EXIT_BAD_SETTINGS = 2
+
+
+class SettingsError(ValueError):
+    """A setting cannot be used; the message names it, where it came from, and what is allowed."""
+
+
+def add_flags(parser: argparse.ArgumentParser, kind: type[S], env_prefix: str) -> None:
+    """Give ``parser`` one flag per setting, and ``--config``."""
+    parser.add_argument(
+        "--config", metavar="FILE", help="YAML file of settings (flags and environment win)"
+    )
+    hints = typing.get_type_hints(kind, include_extras=True)
+    for field in msgspec.structs.fields(kind):
+        metavar = _metavar(hints[field.name])
+        description = _description(hints[field.name])
+        shown = "none" if field.default in (None, "") else field.default
+        text = f"{description} [{env_prefix}{field.name.upper()}; default: {shown}]"
+        parser.add_argument(
+            "--" + field.name.replace("_", "-"),
+            dest=f"setting_{field.name}",
+            metavar=metavar,
+            nargs="?" if metavar == "true|false" else None,
+            const="true" if metavar == "true|false" else None,
+            help=text.replace("%", "%%"),
+        )
+
+
+def load(
+    kind: type[S], *, arguments: argparse.Namespace, environment: Mapping[str, str], env_prefix: str
+) -> S:
+    """Build settings from the file, the environment and the flags.
+
+    Raises:
+        SettingsError: one line that names the setting, the value, its origin and the allowed range.
+    """
+    hints = typing.get_type_hints(kind, include_extras=True)
+    names = [field.name for field in msgspec.structs.fields(kind)]
+    values: dict[str, Any] = {}
+    config = arguments.config or environment.get(f"{env_prefix}CONFIG")
+    if config:
+        for name, raw in _read_file(Path(config)).items():
+            if name not in hints:
+                raise SettingsError(f"{config}: unknown setting {name!r}{_suggestion(name, names)}")
+            values[name] = _convert(name, raw, hints[name], origin=str(config))
+    for name in names:
+        variable = env_prefix + name.upper()
+        if variable in environment:
+            values[name] = _convert(
+                name, environment[variable], hints[name], origin=f"environment {variable}"
+            )
+        flag = getattr(arguments, f"setting_{name}", None)
+        if flag is not None:
+            values[name] = _convert(
+                name, flag, hints[name], origin=f"flag --{name.replace('_', '-')}"
+            )
+    return kind(**values)
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        content = msgspec.yaml.decode(text)
+    except msgspec.DecodeError as error:
+        raise SettingsError(f"{path}: not valid YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise SettingsError(
+            f"{path}: expected 'setting: value' lines, got a {type(content).__name__}"
+        )
+    return {str(key): value for key, value in content.items()}
+
+
+def _convert(name: str, raw: Any, hint: Any, *, origin: str) -> Any:
+    try:
+        return msgspec.convert(raw, hint, strict=not isinstance(raw, str))
+    except msgspec.ValidationError as error:
+        expected = str(error).removeprefix("Expected ").replace("`", "").partition(" - at ")[0]
+        raise SettingsError(
+            f"{origin}: {name} = {raw!r} cannot be used: expected {expected}{_range(hint)}"
+        ) from error
+
+
+def _range(hint: Any) -> str:
+    bounds = []
+    for meta in typing.get_args(hint)[1:]:
+        if isinstance(meta, msgspec.Meta):
+            bounds += [f">= {meta.ge:g}"] if meta.ge is not None else []
+            bounds += [f"<= {meta.le:g}"] if meta.le is not None else []
+    return f" (allowed: {' and '.join(bounds)})" if bounds else ""
+
+
+def _suggestion(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known settings: {', '.join(names)}"
+
+
+def _description(hint: Any) -> str:
+    for meta in typing.get_args(hint)[1:]:
+        if isinstance(meta, msgspec.Meta) and meta.description:
+            return meta.description
+    return ""
+
+
+def _metavar(hint: Any) -> str:
+    base = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
+    if base is bool:
+        return "true|false"
+    if typing.get_origin(base) is typing.Literal:
+        return "|".join(str(value) for value in typing.get_args(base))
+    return {float: "NUMBER", int: "N"}.get(base, "TEXT")

@@ -1,0 +1,128 @@
+"""An aggregator on the embedded default, this machine's agent, and a simulated fleet with faults.
+
+The aggregator runs in this process; the two agents are separate processes, as they are on real nodes, and
+speak to it over the real stream. With DEMO_SECONDS set it ends by itself.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+
+from aggregator.cluster.observe import ObserveEdge
+from aggregator.config import AggregatorSettings
+from aggregator.runtime import Aggregator
+from contract.process import configure_logging, run_until_signal
+
+SCENARIO = Path(__file__).with_name("scenario.yaml")
+
+QUICK = {
+    "FLEETMEDIC_AGENT_HOLD_SECONDS": "2",
+    "FLEETMEDIC_AGENT_CLEAR_SECONDS": "3",
+}
+"""Short waits, so that a fault's whole life fits into a minute; real ones are ten times longer."""
+
+EXIT_BAD_SETTINGS = 2
+
+
+def main() -> int:
+    """Run the demo until a signal comes, or for DEMO_SECONDS."""
+    text = os.environ.get("DEMO_SECONDS", "")
+    try:
+        seconds = float(text) if text else None
+        port = int(os.environ.get("DEMO_PORT", "8080"))
+    except ValueError as error:
+        print(f"demo: DEMO_SECONDS and DEMO_PORT must be numbers: {error}", file=sys.stderr)
+        return EXIT_BAD_SETTINGS
+    configure_logging("info", "text")
+    settings = AggregatorSettings(
+        cluster="observe",
+        http_listen=f"127.0.0.1:{port}",
+        grpc_listen="127.0.0.1:0",
+        degraded_hold_seconds=4.0,
+        release_after_seconds=3.0,
+        silent_after_seconds=15.0,
+        flap_window_seconds=60.0,
+    )
+    aggregator = Aggregator(settings, ObserveEdge())
+    try:
+        asyncio.run(run_until_signal(_demo(aggregator, seconds)))
+    except* OSError as errors:
+        print(f"demo: {errors.exceptions[0]}; set DEMO_PORT to use another port", file=sys.stderr)
+        os._exit(1)
+    print(msgspec.json.encode(summary(aggregator)).decode(), flush=True)
+    return 0
+
+
+async def _demo(aggregator: Aggregator, seconds: float | None) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        work = tasks.create_task(aggregator.run(), name="aggregator")
+        await aggregator.started.wait()
+        address = f"127.0.0.1:{aggregator.grpc_port}"
+        real = ("run", "--http-listen", "127.0.0.1:0")
+        simulated = ("simulate", "--log-level", "error", str(SCENARIO))
+        async with _agent(real, address), _agent(simulated, address):
+            print(
+                f"\n  fleet page: http://localhost:{aggregator.http_port}   (Ctrl-C ends)\n",
+                flush=True,
+            )
+            await asyncio.sleep(seconds if seconds is not None else float("inf"))
+        work.cancel()
+
+
+@asynccontextmanager
+async def _agent(arguments: tuple[str, ...], aggregator: str) -> AsyncIterator[None]:
+    """An agent process for as long as the block lasts."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "agent",
+        *arguments[:1],
+        "--aggregator",
+        aggregator,
+        *arguments[1:],
+        env={**os.environ, **QUICK},
+        stdin=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        yield
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        try:
+            async with asyncio.timeout(5):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+def summary(aggregator: Aggregator) -> dict[str, object]:
+    """The demo's last line: what was seen and done."""
+    stats = aggregator.stats
+    latencies = sorted(stats.detect_to_decision.raw)
+    return {
+        "nodes": len(aggregator.fleet),
+        "gpus": sum(len(node.report.gpus) for node in aggregator.fleet),
+        "reports": stats.reports_total,
+        "findings": aggregator.fleet.findings_raised_total,
+        "incidents_opened": stats.incidents_opened_total,
+        "incidents_closed": stats.incidents_closed_total,
+        "detect_to_decision_ms_p50": _percentile_ms(latencies, 0.50),
+        "detect_to_decision_ms_p99": _percentile_ms(latencies, 0.99),
+    }
+
+
+def _percentile_ms(ascending: list[float], share: float) -> float | None:
+    if not ascending:
+        return None
+    position = min(len(ascending) - 1, int(share * len(ascending)))
+    return round(ascending[position] * 1e3, 2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
