@@ -1,0 +1,11 @@
+"""What every test gets: the control plane's fixtures, repeatable hypothesis runs, a loop that may not block."""
+
+import os
+
+from hypothesis import settings
+
+pytest_plugins = ["tests.controlplane.fixtures"]
+
+settings.register_profile("repeatable", deadline=None, derandomize=True, print_blob=True)
+settings.register_profile("explore", deadline=None, max_examples=2_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
