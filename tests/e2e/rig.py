@@ -62,7 +62,7 @@ class Node:
 
     def bus(self, gpu: int) -> str:
         """The bus id of a GPU as the kernel log writes it: ``0000:3b:00``."""
-        return self.nvml.gpus[gpu].pci_bus_id.lower()[4:].rpartition(".")[0]
+        return str(self.nvml.gpus[gpu].pci_bus_id).lower()[4:].rpartition(".")[0]
 
     def kernel_says(self, text: str) -> None:
         """Write one record as the kernel would."""
