@@ -59,9 +59,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         settings = load(
-            AgentSettings, arguments=arguments, environment=os.environ, env_prefix=ENV_PREFIX
+            AgentSettings,
+            arguments=arguments,
+            environment=os.environ,
+            env_prefix=ENV_PREFIX,
+            checks={"http_listen": _check_address, "aggregator": _check_address},
         )
-        _check_addresses(settings)
     except SettingsError as error:
         print(f"fleetmedic-agent: {error}", file=sys.stderr)
         return EXIT_BAD_SETTINGS
@@ -78,14 +81,9 @@ def main(argv: list[str] | None = None) -> int:
     return asyncio.run(commands.simulate(settings, arguments.scenario))
 
 
-def _check_addresses(settings: AgentSettings) -> None:
-    for name in ("http_listen", "aggregator"):
-        value = getattr(settings, name)
-        if value:
-            try:
-                split_address(value)
-            except ValueError as error:
-                raise SettingsError(f"{name}: {error}") from error
+def _check_address(text: str) -> None:
+    if text:
+        split_address(text)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from agent.catalogue import Catalogue, Code
+from agent.catalogue import DRIVER_VERDICTS, Catalogue, Code
 from agent.checks import Observation, source_is_ok
 from agent.kernel_log import XID_RECOVERY_ACTION_CHANGED, recovery_action_in
 from agent.snapshot import Gpu, Snapshot
-from contract.vocabulary import Action, Event, Finding, Severity
+from contract.vocabulary import Action, Event, Finding, Severity, SourceState
 
 Key = tuple[str, str]
 """(subject, code)"""
@@ -83,16 +83,18 @@ def findings(book: Book) -> tuple[Finding, ...]:
     return tuple(sorted(raised, key=lambda each: (-each.severity, each.since_seconds, each.key)))
 
 
-def record_events(book: Book, events: Iterable[Event], catalogue: Catalogue) -> dict[Key, Fault]:
+def record_events(
+    book: Book, events: Iterable[Event], catalogue: Catalogue, timing: Timing
+) -> dict[Key, Fault]:
     """Raise what the events say; an event never clears anything but by the driver's own word."""
     faults = dict(book)
     for event in events:
         if event.kind != "xid" or event.code is None:
             continue
         if event.code == XID_RECOVERY_ACTION_CHANGED:
-            _recovery_action_changed(faults, event, catalogue)
+            _recovery_action_changed(faults, event, catalogue, timing)
         else:
-            _raise(faults, catalogue.xid(event.code), event)
+            _raise(faults, catalogue.xid(event.code), event, timing)
     return faults
 
 
@@ -107,7 +109,10 @@ def advance(
         faults[key] = _observed(faults.get(key), observation, now, timing)
     gpus = {gpu.subject: gpu for gpu in snapshot.gpus}
     for key, fault in list(faults.items()):
-        if key in seen or (fault.source and not source_is_ok(snapshot, fault.source)):
+        if key in seen:
+            continue
+        if fault.source and not source_is_ok(snapshot, fault.source):
+            faults[key] = _unseen(fault, snapshot, timing)
             continue
         if not fault.raised and fault.code.clears == "good-for":
             del faults[key]  # it was bad for less than the hold time
@@ -115,8 +120,8 @@ def advance(
         good_since = _good_since(fault, gpus, now, timing)
         if good_since is not None and now - good_since >= timing.clear_seconds:
             _clear(faults, fault)
-        elif good_since != fault.good_since_seconds:
-            faults[key] = msgspec.structs.replace(fault, good_since_seconds=good_since)
+        elif not fault.raised or good_since != fault.good_since_seconds:
+            faults[key] = msgspec.structs.replace(fault, good_since_seconds=good_since, raised=True)
     return faults
 
 
@@ -139,6 +144,18 @@ def _observed(known: Fault | None, observation: Observation, now: float, timing:
         raised=(known is not None and known.raised) or now - since >= hold_seconds,
         sightings={"check": 1 + (seen_before if observation.occurrence else 0)},
     )
+
+
+def _unseen(fault: Fault, snapshot: Snapshot, timing: Timing) -> Fault:
+    """The source that would show its end cannot be read: time in the dark is no good time."""
+    waiting = not fault.raised and fault.code.clears == "device-answers"
+    status = snapshot.source(fault.source)
+    may_yet_answer = status is not None and status.state is not SourceState.ABSENT
+    patient = snapshot.taken_seconds - timing.started_seconds < timing.hold_seconds
+    raised = fault.raised or (waiting and not (may_yet_answer and patient))
+    if raised is fault.raised and fault.good_since_seconds is None:
+        return fault
+    return msgspec.structs.replace(fault, raised=raised, good_since_seconds=None)
 
 
 def _clear(faults: dict[Key, Fault], fault: Fault) -> None:
@@ -167,51 +184,67 @@ def _good_since(fault: Fault, gpus: Mapping[str, Gpu], now: float, timing: Timin
     return start if fault.code.clears == "device-answers" and answers else None
 
 
-def _raise(faults: dict[Key, Fault], code: Code, event: Event) -> None:
+def _raise(faults: dict[Key, Fault], code: Code, event: Event, timing: Timing) -> None:
     key = (event.subject, code.code)
     known = faults.get(key)
-    if known is None and len(faults) >= MAX_FAULTS:
+    if known is None and len(faults) >= MAX_FAULTS and not _made_room(faults, code):
         return
+    # A line from before the start is first held against the device: it may have answered long since.
+    is_news = event.time_seconds >= timing.started_seconds or code.clears != "device-answers"
     origin = event.id.partition(":")[0]
     sightings = dict(known.sightings) if known else {}
     sightings[origin] = sightings.get(origin, 0) + 1
     faults[key] = Fault(
         code=code,
         subject=event.subject,
-        evidence=event.message,
+        evidence=known.evidence if known and _tells_less(event, known) else event.message,
         source="nvidia" if code.clears in ("device-answers", "driver") else "",
-        since_seconds=known.since_seconds if known else event.time_seconds,
-        last_seen_seconds=event.time_seconds,
-        raised=True,
+        since_seconds=min(known.since_seconds, event.time_seconds) if known else event.time_seconds,
+        last_seen_seconds=max(known.last_seen_seconds, event.time_seconds)
+        if known
+        else event.time_seconds,
+        raised=is_news or (known is not None and known.raised),
         sightings=sightings,
         action=known.action if known else None,
     )
 
 
-_DRIVER_VERDICTS = {
-    1: (Severity.FATAL, Action.RESET_DEVICE),
-    2: (Severity.FATAL, Action.REBOOT_NODE),
-    3: (Severity.CRITICAL, Action.RESET_DEVICE),
-    4: (Severity.CRITICAL, Action.RESET_DEVICE),
-}
-"""XID 154 target value → severity and action. Source: NVML API reference, GPU recovery actions."""
+def _tells_less(event: Event, known: Fault) -> bool:
+    """NVML gives the bare number of what the kernel log puts in words."""
+    return not event.id.startswith("kmsg:") and "kmsg" in known.sightings
 
 
-def _recovery_action_changed(faults: dict[Key, Fault], event: Event, catalogue: Catalogue) -> None:
+def _made_room(faults: dict[Key, Fault], code: Code) -> bool:
+    """Give up the weakest fault for a worse one; what is only shown pushes nothing out."""
+    if code.severity <= Severity.INFO:
+        return False
+    weakest = min(faults.values(), key=lambda each: (each.code.severity, each.last_seen_seconds))
+    if weakest.code.severity >= code.severity:
+        return False
+    del faults[weakest.key]
+    return True
+
+
+def _recovery_action_changed(
+    faults: dict[Key, Fault], event: Event, catalogue: Catalogue, timing: Timing
+) -> None:
     """XID 154 is the driver's own verdict on one GPU: it outranks the table, and its zero clears."""
     verdict = recovery_action_in(event.message)
     if verdict == 0:
         _driver_is_content(faults, event.subject)
         return
-    severity, action = _DRIVER_VERDICTS.get(verdict or 0, (Severity.INFO, Action.NONE))
+    severity, action = DRIVER_VERDICTS.get(verdict or 0, (Severity.INFO, Action.NONE))
     code = msgspec.structs.replace(
         catalogue.xid(XID_RECOVERY_ACTION_CHANGED),
         meaning="The driver's verdict on this GPU",
         severity=severity,
         action=action,
-        clears="driver" if verdict in _DRIVER_VERDICTS else "quiet",
+        clears="driver" if verdict in DRIVER_VERDICTS else "quiet",
     )
-    _raise(faults, code, event)
+    known = faults.get((event.subject, code.code))
+    if known is not None and verdict not in DRIVER_VERDICTS:
+        code = known.code  # NVML tells the number only: no verdict takes back none
+    _raise(faults, code, event, timing)
     for key, fault in list(faults.items()):
-        if fault.subject == event.subject and verdict in _DRIVER_VERDICTS:
+        if fault.subject == event.subject and verdict in DRIVER_VERDICTS:
             faults[key] = msgspec.structs.replace(fault, action=action)

@@ -8,6 +8,7 @@ import msgspec
 from aiohttp import web
 
 from agent.runtime import NodeAgent
+from agent.snapshot import readable_snapshot
 from contract.process import split_address
 from contract.vocabulary import readable
 
@@ -35,7 +36,10 @@ async def serving(
 
     async def snapshot(request: web.Request) -> web.Response:
         body = msgspec.json.encode(
-            {"snapshot": agent.snapshot, "findings": [readable(each) for each in agent.findings]}
+            {
+                "snapshot": readable_snapshot(agent.snapshot),
+                "findings": [readable(each) for each in agent.findings],
+            }
         )
         return web.Response(body=body, content_type="application/json")
 

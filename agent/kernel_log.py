@@ -10,11 +10,13 @@ from contract.wire import MAX_TEXT
 MAX_LINE_BYTES = 8_192
 """The kernel's own bound on one record; a longer line is cut here and counted."""
 
-_XID = re.compile(r"NVRM: Xid \(PCI:([0-9A-Fa-f:.]+)([^)]*)\): (\d+)(.*)")
+_XID = re.compile(r"NVRM: Xid \(PCI:([0-9A-Fa-f:.]{1,32})\b([^)]*)\): (\d+)(.*)")
 _OFF_BUS = re.compile(
     r"NVRM: (?:The NVIDIA )?GPU (?:at )?(?:PCI:)?([0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}(?:\.\d)?)\b"
     r".*fallen off the bus"
 )
+_MAX_NUMBER_DIGITS = 20
+"""Of a 64-bit number; a longer one is no header of the kernel's."""
 _RECOVERY_ACTION = re.compile(r"\bto 0x([0-9A-Fa-f]+)")
 
 XID_FALLEN_OFF_THE_BUS = 79
@@ -41,13 +43,13 @@ def parse_record(line: bytes) -> Record:
     clipped = clipped or "\ufffd" in text
     header, separator, body = text.partition(";")
     fields = header.split(",")
-    if (
-        separator
-        and len(fields) >= 3
-        and all(field.isascii() and field.isdigit() for field in fields[:3])
-    ):
+    if separator and len(fields) >= 3 and all(_is_number(field) for field in fields[:3]):
         return Record(int(fields[1]), int(fields[2]) / 1e6, body.rstrip("\n"), clipped)
     return Record(None, None, text.rstrip("\n"), clipped)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _MAX_NUMBER_DIGITS
 
 
 def event_from(record: Record, *, id: str, time_seconds: float) -> Event | None:  # noqa: A002

@@ -132,6 +132,12 @@ STATS_FIELDS = (
     ),
     (counter("fleetmedic_agent_kmsg_lines_total", "Kernel log lines read."), "kmsg_lines"),
     (
+        counter(
+            "fleetmedic_agent_kmsg_overruns_total", "Times the kernel log outran us: lines lost."
+        ),
+        "kmsg_overruns",
+    ),
+    (
         counter("fleetmedic_agent_kmsg_malformed_total", "Kernel log lines not understood."),
         "kmsg_malformed",
     ),

@@ -136,7 +136,9 @@ class NodeAgent:
         self._judge(events, with_checks=False)
 
     def _judge(self, events: tuple[Event, ...], *, with_checks: bool) -> None:
-        book = record_events(self._book, events, self._catalogue) if events else self._book
+        book = self._book
+        if events:
+            book = record_events(book, events, self._catalogue, self._timing)
         if with_checks:
             checked = all_checks.run(self.snapshot, self._memory, self._catalogue, self._limits)
             self._memory = checked.memory

@@ -15,6 +15,7 @@ import grpc
 import grpc.aio
 import msgspec
 import structlog
+from google.protobuf.message import DecodeError
 
 from agent.report import encode
 from agent.snapshot import Snapshot
@@ -116,7 +117,7 @@ class Uplink:
                 reason = "the aggregator ended the stream"
             except grpc.aio.AioRpcError as error:
                 reason = f"{error.code().name}: {error.details()}"
-            except (TimeoutError, OSError) as error:
+            except (TimeoutError, OSError, ValueError) as error:
                 reason = str(error)
             attempt = 0 if self._stats.reports_acked > acked_before else attempt + 1
             delay = backoff_seconds(self._settings, attempt, self._random())
@@ -140,6 +141,8 @@ class Uplink:
                 await asyncio.wait({reader, watchdog}, return_when=asyncio.FIRST_COMPLETED)
                 if watchdog.done():
                     raise TimeoutError(f"no acknowledgement for {ACK_DEADLINE_SECONDS:g} s")
+                if reader.cancelled():  # gRPC's answer to an error in our own report generator
+                    raise ValueError("no report could be sent")
                 reader.result()
             finally:
                 self.connected = False
@@ -176,10 +179,11 @@ class Uplink:
             urgent, self._urgent = self._urgent, False
             self._wake.clear()
             if self._state is not None:
-                yield self._next_report(urgent=urgent)
-                self._stats.reports_sent += 1
-                if self._oldest_unanswered is None:
+                report = self._next_report(urgent=urgent)
+                if self._oldest_unanswered is None:  # before the answer can be here
                     self._oldest_unanswered = loop.time()
+                yield report
+                self._stats.reports_sent += 1
             if self._urgent:
                 continue
             try:
@@ -192,19 +196,36 @@ class Uplink:
         snapshot, findings = self._state
         self._sequence += 1
         events = list(self._events)[:MAX_EVENTS_PER_REPORT]
+        while True:
+            try:
+                report = encode(
+                    snapshot,
+                    findings,
+                    events,
+                    sequence=self._sequence,
+                    urgent=urgent,
+                    events_dropped_total=self._stats.events_dropped,
+                    agent_version=self._settings.agent_version,
+                )
+            except ValueError as error:
+                log.error("report cannot be encoded", reason=str(error))  # noqa: TRY400
+                raise
+            if len(report) <= MAX_REPORT_BYTES or not (findings or events):
+                break
+            # Rather the worst of it than a stream that breaks for ever: findings come worst first.
+            if len(findings) > len(events):
+                findings = findings[: len(findings) // 2]
+            else:
+                events = events[: len(events) // 2]
         self._sent_up_to[self._sequence] = self._events_taken + len(events)
-        return encode(
-            snapshot,
-            findings,
-            events,
-            sequence=self._sequence,
-            urgent=urgent,
-            events_dropped_total=self._stats.events_dropped,
-            agent_version=self._settings.agent_version,
-        )
+        return report
 
     def _received(self, message: Any) -> None:
-        down = pb.Downstream.FromString(message)
+        try:
+            down = pb.Downstream.FromString(message)
+        except DecodeError:
+            log.warning("malformed message from the aggregator", bytes=len(message))
+            return
         kind = down.WhichOneof("body")
         if kind == "ack":
             self._acknowledged(down.ack)
@@ -216,12 +237,14 @@ class Uplink:
             self.connected = True
             log.info("aggregator connected", target=self._settings.target)
         self._oldest_unanswered = None
-        self._stats.reports_acked += 1
+        position = self._sent_up_to.pop(ack.sequence, 0)
         if ack.refused != self._refused:
             self._refused = ack.refused
             if ack.refused:
                 log.warning("report refused", sequence=ack.sequence, reason=ack.refused)
-        position = self._sent_up_to.pop(ack.sequence, 0)
+        if ack.refused:
+            return  # nobody has its events yet
+        self._stats.reports_acked += 1
         while self._events and self._events_taken < position:
             self._events.popleft()
             self._events_taken += 1

@@ -6,7 +6,7 @@ once; without news it runs once per tick, since time alone also releases nodes.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import structlog
 
@@ -17,7 +17,14 @@ from aggregator.journal import Decision, Journal
 from aggregator.policy.config import PolicyConfig
 from aggregator.policy.decide import Declined, decide
 from aggregator.policy.health import NodeHealth
-from aggregator.policy.model import ClusterView, Incident, Intent, SaveIncident, SetTaint, kind_of
+from aggregator.policy.model import (
+    ClusterView,
+    Incident,
+    Intent,
+    SaveIncident,
+    SetCondition,
+    kind_of,
+)
 from aggregator.scores.inputs import fleet_facts
 from aggregator.scores.model import NodeScore, score_table
 from aggregator.stats import AggregatorStats
@@ -54,6 +61,7 @@ class Engine:
         self._wake = asyncio.Event()
         self._changed: set[str] = set()
         self._writes = asyncio.Semaphore(MAX_PARALLEL_WRITES)
+        self._leading_since: float | None = None
         self.scores: Mapping[str, NodeScore] = {}
         """By node, as of the newest tick."""
         self.metrics = b""
@@ -62,7 +70,8 @@ class Engine:
     def take_report(self, report: pb.NodeReport) -> None:
         """A report of a node whose identity is proven; cheap, called for each one."""
         self._changed.add(report.node)
-        if self._fleet.apply(report, self._clock()):
+        silence = self._policy.silent_after_seconds
+        if self._fleet.apply(report, self._clock(), silent_after_seconds=silence):
             self._wake.set()
 
     def node_left(self, node: str) -> None:
@@ -93,37 +102,66 @@ class Engine:
     async def _round(self) -> None:
         self._stats.leader = self._edge.leading
         if not self._edge.leading:
+            self._leading_since = None
             return
         now = self._clock()
+        if self._leading_since is None:
+            self._leading_since = now
         view = self._edge.view()
+        if view.synced:
+            self._forget_departed(view)
         health = [_health(node, view, now) for node in self._fleet]
+        health += self._never_heard(view, now - self._leading_since)
         decision = decide(health, view, self._policy, now)
         for declined in decision.declined:
             self._note_declined(declined, now)
         if decision.intents:
             await self._carry_out(decision.intents, view)
 
+    def _forget_departed(self, view: ClusterView) -> None:
+        departed = [node.name for node in self._fleet if node.name not in view.nodes]
+        for name in departed:
+            self._fleet.forget(name)
+        self._changed.update(departed)
+
+    def _never_heard(self, view: ClusterView, waited_seconds: float) -> Iterator[NodeHealth]:
+        """Nodes that carry our word from before our start, and whose agent never came back since."""
+        if waited_seconds <= self._policy.silent_after_seconds:
+            return
+        for name, node in view.nodes.items():
+            if node.conditions and self._fleet.get(name) is None:
+                yield NodeHealth(name=name, pool=node.pool, age_seconds=waited_seconds)
+
     async def _carry_out(self, intents: Sequence[Intent], view: ClusterView) -> None:
-        """All nodes side by side; per node the taint first, then the rest."""
+        """All nodes side by side, conditions beside the rest; a node's other writes one by one."""
         by_node: dict[str, list[Intent]] = defaultdict(list)
         for intent in intents:
             by_node[intent.node].append(intent)
         async with asyncio.TaskGroup() as tasks:
             for node, listed in by_node.items():
                 self._changed.add(node)
-                for intent in sorted(listed, key=lambda each: not isinstance(each, SetTaint)):
-                    tasks.create_task(self._apply(intent, view), name=f"{kind_of(intent)}-{node}")
+                for intent in listed:
+                    if isinstance(intent, SetCondition):
+                        tasks.create_task(self._apply(intent, view), name=f"condition-{node}")
+                in_order = [each for each in listed if not isinstance(each, SetCondition)]
+                tasks.create_task(self._apply_in_order(in_order, view), name=f"writes-{node}")
 
-    async def _apply(self, intent: Intent, view: ClusterView) -> None:
+    async def _apply_in_order(self, intents: Sequence[Intent], view: ClusterView) -> None:
+        """Up to the first failure: nothing is told of a node that was not also done to it."""
+        for intent in intents:
+            if not await self._apply(intent, view):
+                return
+
+    async def _apply(self, intent: Intent, view: ClusterView) -> bool:
         taken, text = True, intent.reason
-        if isinstance(intent, SaveIncident):
-            self._count(intent.incident, view)
         async with self._writes:
             try:
                 await self._edge.apply(intent)
             except EdgeError as error:
                 taken, text = False, str(error)
                 self._stats.edge_errors_total += 1
+        if taken and isinstance(intent, SaveIncident):
+            self._count(intent.incident, view)
         decision = Decision(
             time_seconds=self._clock(),
             node=intent.node,
@@ -133,6 +171,7 @@ class Engine:
         )
         self._journal.add(decision)
         _tell(decision)
+        return taken
 
     def _count(self, incident: Incident, view: ClusterView) -> None:
         known = view.incidents.get(incident.name)
@@ -180,4 +219,5 @@ def _health(node: NodeState, view: ClusterView, now: float) -> NodeHealth:
         findings=node.findings,
         sources=node.sources,
         age_seconds=now - node.received_seconds,
+        clear_seconds=now - node.clear_since_seconds,
     )

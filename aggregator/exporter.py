@@ -46,6 +46,14 @@ STATS_FIELDS = (
         "unknown_node_total",
     ),
     (counter("fleetmedic_aggregator_events_total", "Events taken."), "events_total"),
+    (
+        counter("fleetmedic_aggregator_incidents_opened_total", "Incidents opened."),
+        "incidents_opened_total",
+    ),
+    (
+        counter("fleetmedic_aggregator_incidents_closed_total", "Incidents closed."),
+        "incidents_closed_total",
+    ),
     (gauge("fleetmedic_aggregator_connected_agents", "Agent streams open now."), "connections"),
     (
         counter("fleetmedic_aggregator_connections_total", "Agent streams ever opened."),

@@ -3,6 +3,8 @@
 from collections import deque
 from collections.abc import Iterator
 
+import msgspec
+
 from contract import report_pb2 as pb
 from contract.codec import finding_from_wire, source_from_wire
 from contract.vocabulary import Finding, Severity, SourceStatus
@@ -16,6 +18,7 @@ class NodeState:
     """What is known of one node. Read it freely; only ``Fleet`` changes it."""
 
     __slots__ = (
+        "clear_since_seconds",
         "connected",
         "findings",
         "first_seen_seconds",
@@ -37,6 +40,8 @@ class NodeState:
         self.first_seen_seconds = now
         self.received_seconds = now
         """Unix time of the newest report, by our clock."""
+        self.clear_since_seconds = now
+        """Since when it reports without a break and without critical trouble, as far as we know."""
         self.reports_total = 0
         self.connected = False
         self.utilization_history: deque[tuple[float, float]] = deque(maxlen=HISTORY_LENGTH)
@@ -66,12 +71,15 @@ class Fleet:
         self.findings_raised_total = 0
         """Findings that were new on their node when a report brought them."""
 
-    def apply(self, report: pb.NodeReport, now: float) -> bool:
+    def apply(
+        self, report: pb.NodeReport, now: float, *, silent_after_seconds: float = 30.0
+    ) -> bool:
         """Take in one report of a node whose identity is already proven.
 
         Args:
             report: as decoded; ``report.node`` names the node.
             now: Unix time of receipt.
+            silent_after_seconds: a longer time between two reports is a break.
 
         Returns:
             Whether the set of findings or source states changed, so that a decision is due.
@@ -82,26 +90,29 @@ class Fleet:
         findings = (
             tuple(
                 sorted(
-                    (finding_from_wire(each) for each in report.findings[:MAX_FINDINGS]),
+                    (_finding(each, now) for each in report.findings[:MAX_FINDINGS]),
                     key=lambda each: (-each.severity, each.since_seconds, each.key),
                 )
             )
             if report.findings
             else ()
         )
-        before = [(each.key, each.severity) for each in node.findings]
+        sources = tuple(source_from_wire(each) for each in report.sources)
         changed = (
             node.reports_total == 0
-            or before != [(each.key, each.severity) for each in findings]
-            or [int(each.state) for each in node.sources]
-            != [int(each.state) for each in report.sources]
+            or {(each.key, each.severity) for each in node.findings}
+            != {(each.key, each.severity) for each in findings}
+            or {(each.name, each.state) for each in node.sources}
+            != {(each.name, each.state) for each in sources}
         )
         if changed:
             self.findings_raised_total += len(
-                {each.key for each in findings} - {key for key, _ in before}
+                {each.key for each in findings} - {each.key for each in node.findings}
             )
-        if changed or len(node.sources) != len(report.sources):
-            node.sources = tuple(source_from_wire(each) for each in report.sources)
+        critical = bool(findings) and findings[0].severity >= Severity.CRITICAL
+        if critical or now - node.received_seconds > silent_after_seconds:
+            node.clear_since_seconds = now
+        node.sources = sources
         node.report = report
         node.findings = findings
         node.received_seconds = now
@@ -134,3 +145,11 @@ class Fleet:
 
     def __len__(self) -> int:
         return len(self._nodes)
+
+
+def _finding(message: pb.Finding, now: float) -> Finding:
+    """One finding; a start that is no time, or still to come, is now: it decides who goes first."""
+    finding = finding_from_wire(message)
+    if 0.0 <= finding.since_seconds <= now:
+        return finding
+    return msgspec.structs.replace(finding, since_seconds=now)

@@ -97,14 +97,19 @@ class Intake:
         self._stats.connections_total += 1
         directives: asyncio.Queue[bytes] = asyncio.Queue(maxsize=100)
         sender: asyncio.Task[None] | None = None
+        writing = asyncio.Lock()  # gRPC takes one write at a time
         try:
             if node:
                 self._streams[node] = directives
-                sender = asyncio.create_task(_send(directives, context), name=f"directives-{node}")
+                sender = asyncio.create_task(
+                    _send(directives, context, writing), name=f"directives-{node}"
+                )
             loop = asyncio.get_running_loop()
             free_at = loop.time() - 1
             async for message in requests:
-                await context.write(self._take(message, node))
+                acknowledgement = self._take(message, node)
+                async with writing:
+                    await context.write(acknowledgement)
                 # A credit of one second's reports; beyond it the stream itself is slowed down.
                 free_at = max(free_at + self._pace_seconds, loop.time() - 1)
                 if free_at > loop.time():
@@ -156,9 +161,11 @@ class Intake:
         return ""
 
 
-async def _send(directives: asyncio.Queue[bytes], context: Any) -> None:
+async def _send(directives: asyncio.Queue[bytes], context: Any, writing: asyncio.Lock) -> None:
     while True:
-        await context.write(await directives.get())
+        directive = await directives.get()
+        async with writing:
+            await context.write(directive)
 
 
 def _ack(sequence: int, refused: str) -> bytes:

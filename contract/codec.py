@@ -1,5 +1,7 @@
 """Between the shared words and their wire form. Total: no input that parses as protobuf is an error here."""
 
+import math
+
 from contract import report_pb2 as pb
 from contract.vocabulary import (
     Action,
@@ -38,8 +40,8 @@ def finding_from_wire(message: pb.Finding) -> Finding:
         action=Action.at_most(message.action),
         domain=Domain.at_most(message.domain),
         evidence=message.evidence[:MAX_TEXT],
-        since_seconds=message.since_time_seconds,
-        last_seen_seconds=message.last_seen_time_seconds,
+        since_seconds=_time(message.since_time_seconds),
+        last_seen_seconds=_time(message.last_seen_time_seconds),
         count=max(1, message.count),
     )
 
@@ -55,12 +57,14 @@ def source_to_wire(status: SourceStatus) -> pb.SourceStatus:
 
 
 def source_from_wire(message: pb.SourceStatus) -> SourceStatus:
-    """One source's state from protobuf; a state that was not said reads as failing."""
+    """One source's state from protobuf; a state that was not said, or is below "ok", reads as failing."""
     return SourceStatus(
         name=message.name[:MAX_TEXT],
-        state=SourceState.at_most(message.state) if message.state else SourceState.FAILING,
+        state=SourceState.at_most(message.state)
+        if message.state >= SourceState.OK
+        else SourceState.FAILING,
         reason=message.reason[:MAX_TEXT],
-        since_seconds=message.since_time_seconds,
+        since_seconds=_time(message.since_time_seconds),
     )
 
 
@@ -80,7 +84,7 @@ def event_from_wire(message: pb.Event) -> Event:
     """One event from protobuf."""
     return Event(
         id=message.id[:MAX_TEXT],
-        time_seconds=message.time_seconds,
+        time_seconds=_time(message.time_seconds),
         kind=message.kind[:MAX_TEXT],
         subject=message.subject[:MAX_TEXT],
         message=message.message[:MAX_TEXT],
@@ -107,6 +111,11 @@ def directive_from_wire(message: pb.Directive) -> Directive:
         kind=message.kind[:MAX_TEXT],
         subject=message.subject[:MAX_TEXT],
         code=message.code[:MAX_TEXT],
-        expires_seconds=message.expires_time_seconds,
+        expires_seconds=_time(message.expires_time_seconds),
         reason=message.reason[:MAX_TEXT],
     )
+
+
+def _time(seconds: float) -> float:
+    """A time as sent; what is no number reads as not said, so that times stay comparable."""
+    return seconds if math.isfinite(seconds) else 0.0

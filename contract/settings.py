@@ -8,7 +8,7 @@ the environment variables, and the messages.
 import argparse
 import difflib
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,9 +45,21 @@ def add_flags(parser: argparse.ArgumentParser, kind: type[S], env_prefix: str) -
 
 
 def load(
-    kind: type[S], *, arguments: argparse.Namespace, environment: Mapping[str, str], env_prefix: str
+    kind: type[S],
+    *,
+    arguments: argparse.Namespace,
+    environment: Mapping[str, str],
+    env_prefix: str,
+    checks: Mapping[str, Callable[[Any], object]] | None = None,
 ) -> S:
     """Build settings from the file, the environment and the flags.
+
+    Args:
+        kind: what to build.
+        arguments: as parsed by a parser that ``add_flags`` was given.
+        environment: variables.
+        env_prefix: what the names of ours begin with.
+        checks: by setting, what else its value must pass; raises ``ValueError`` saying why not.
 
     Raises:
         SettingsError: one line that names the setting, the value, its origin and the allowed range.
@@ -55,23 +67,22 @@ def load(
     hints = typing.get_type_hints(kind, include_extras=True)
     names = [field.name for field in msgspec.structs.fields(kind)]
     values: dict[str, Any] = {}
+    checks = checks or {}
     config = arguments.config or environment.get(f"{env_prefix}CONFIG")
     if config:
         for name, raw in _read_file(Path(config)).items():
             if name not in hints:
                 raise SettingsError(f"{config}: unknown setting {name!r}{_suggestion(name, names)}")
-            values[name] = _convert(name, raw, hints[name], origin=str(config))
+            values[name] = _convert(name, raw, hints[name], checks.get(name), origin=str(config))
     for name in names:
         variable = env_prefix + name.upper()
         if variable in environment:
-            values[name] = _convert(
-                name, environment[variable], hints[name], origin=f"environment {variable}"
-            )
+            raw, origin = environment[variable], f"environment {variable}"
+            values[name] = _convert(name, raw, hints[name], checks.get(name), origin=origin)
         flag = getattr(arguments, f"setting_{name}", None)
         if flag is not None:
-            values[name] = _convert(
-                name, flag, hints[name], origin=f"flag --{name.replace('_', '-')}"
-            )
+            origin = f"flag --{name.replace('_', '-')}"
+            values[name] = _convert(name, flag, hints[name], checks.get(name), origin=origin)
     return kind(**values)
 
 
@@ -83,7 +94,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     try:
         content = msgspec.yaml.decode(text)
     except msgspec.DecodeError as error:
-        raise SettingsError(f"{path}: not valid YAML: {error}") from error
+        raise SettingsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -93,14 +104,29 @@ def _read_file(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def _convert(name: str, raw: Any, hint: Any, *, origin: str) -> Any:
+def _convert(
+    name: str, raw: Any, hint: Any, check: Callable[[Any], object] | None, *, origin: str
+) -> Any:
     try:
-        return msgspec.convert(raw, hint, strict=not isinstance(raw, str))
+        value = msgspec.convert(raw, hint, strict=not isinstance(raw, str))
     except msgspec.ValidationError as error:
-        expected = str(error).removeprefix("Expected ").replace("`", "").partition(" - at ")[0]
+        expected = _expected(str(error), hint)
         raise SettingsError(
             f"{origin}: {name} = {raw!r} cannot be used: expected {expected}{_range(hint)}"
         ) from error
+    if check is not None:
+        try:
+            check(value)
+        except ValueError as error:
+            raise SettingsError(f"{origin}: {name} cannot be used: {error}") from error
+    return value
+
+
+def _expected(message: str, hint: Any) -> str:
+    base = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
+    if typing.get_origin(base) is typing.Literal:
+        return "one of " + ", ".join(str(value) for value in typing.get_args(base))
+    return message.removeprefix("Expected ").replace("`", "").partition(" - at ")[0]
 
 
 def _range(hint: Any) -> str:

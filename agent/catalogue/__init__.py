@@ -11,6 +11,16 @@ from contract.vocabulary import Action, Domain, Severity
 Clears = Literal["good-for", "device-answers", "driver", "quiet"]
 
 
+DRIVER_VERDICTS = {
+    1: (Severity.FATAL, Action.RESET_DEVICE),
+    2: (Severity.FATAL, Action.REBOOT_NODE),
+    3: (Severity.CRITICAL, Action.RESET_DEVICE),
+    4: (Severity.CRITICAL, Action.RESET_DEVICE),
+}
+"""What XID 154 changes to, and NVML field 230 → severity and action. Source: NVML API reference, GPU
+recovery actions."""
+
+
 class Code(msgspec.Struct, frozen=True, kw_only=True):
     """One kind of finding."""
 

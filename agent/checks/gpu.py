@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 
-from agent.catalogue import Catalogue
+import msgspec
+
+from agent.catalogue import DRIVER_VERDICTS, Catalogue
 from agent.checks import Limits, Observation, source_is_ok
 from agent.snapshot import Gpu, Snapshot
 from contract.vocabulary import SourceState
@@ -52,9 +54,10 @@ def _too_hot(gpu: Gpu, catalogue: Catalogue, limits: Limits) -> Iterator[Observa
 
 def _recovery(gpu: Gpu, catalogue: Catalogue) -> Iterator[Observation]:
     name = RECOVERY_ACTIONS.get(gpu.recovery_action or 0)
-    if name is not None:
+    if name is not None and gpu.recovery_action is not None:
+        _, action = DRIVER_VERDICTS[gpu.recovery_action]
         yield Observation(
-            code=catalogue.codes["gpu-recovery-action"],
+            code=msgspec.structs.replace(catalogue.codes["gpu-recovery-action"], action=action),
             subject=gpu.subject,
             evidence=f"the driver asks for: {name} (recovery action {gpu.recovery_action})",
             source=SOURCE,

@@ -22,7 +22,9 @@ def check(
     observations = list(_ports(snapshot.rdma_ports, memory, catalogue))
     return observations, msgspec.structs.replace(
         memory,
-        link_downed_total={
+        # A counter that cannot be read for once keeps its last value, or a flap would go unseen.
+        link_downed_total=memory.link_downed_total
+        | {
             port.subject: port.link_downed_total
             for port in snapshot.rdma_ports
             if port.link_downed_total is not None

@@ -100,7 +100,7 @@ class NvmlChild(asyncio.SubprocessProtocol):
     @property
     def call(self) -> str:
         """The NVML call that it is in; empty when in none."""
-        return wire.dialled(self._dial[:])
+        return "" if self._dial.closed else wire.dialled(self._dial[:])
 
     @property
     def last_words(self) -> str:
@@ -151,7 +151,8 @@ class NvmlChild(asyncio.SubprocessProtocol):
                 self._transport.send_signal(number)
 
     def let_go(self) -> None:
-        """Close our ends of its pipes, whatever becomes of it."""
+        """Close our ends of what we share with it, whatever becomes of it."""
+        self._dial.close()
         if self._transport is not None:
             self._transport.close()
 
@@ -303,7 +304,7 @@ class NvidiaSource:
         left = [child for child in (self._child, self._fresh, *self._abandoned) if child]
         self._child = self._fresh = None
         self._abandoned = []
-        steps = ((NvmlChild.finish, 0.4), (NvmlChild.terminate, 0.2), (NvmlChild.kill, 0.3))
+        steps = ((NvmlChild.finish, 0.3), (NvmlChild.terminate, 0.15), (NvmlChild.kill, 0.25))
         try:
             for step, patience in steps:
                 for child in left:

@@ -25,19 +25,21 @@ class RdmaSource:
     def __init__(self, *, sysfs_root: str = "/sys") -> None:
         self._root = Path(sysfs_root) / "class" / "infiniband"
         self._refused: set[str] = set()
+        self._had_adapters = False
 
     async def read(self) -> Reading:
         """Read now.
 
         Raises:
-            SourceAbsentError: this machine has no RDMA adapter.
+            SourceAbsentError: this machine has no RDMA adapter, and had none.
         """
         try:
             devices = sorted(os.listdir(self._root))  # noqa: PTH208 - names, and half the cost
-        except FileNotFoundError as error:
-            raise SourceAbsentError(f"no RDMA adapters: {self._root} does not exist") from error
-        if not devices:
+        except FileNotFoundError:
+            devices = []
+        if not devices and not self._had_adapters:
             raise SourceAbsentError(f"no RDMA adapters under {self._root}")
+        self._had_adapters = True  # from now on their absence is a reading, not a missing source
         return Reading(rdma_ports=tuple(port for name in devices for port in self._ports(name)))
 
     async def close(self) -> None:

@@ -116,6 +116,8 @@ class ReplaySource:
         self._steps = [step for step in scenario.steps if fnmatch.fnmatch(node, step.nodes)]
         self._announced: set[tuple[int, str]] = set()
         self._flaps: dict[int, int] = {}
+        self._last_flap: dict[int, tuple[int, str, int]] = {}
+        """Port → (lap, step, flap of that step) last counted."""
         self._lines = 0
 
     async def read(self) -> Reading:
@@ -131,7 +133,7 @@ class ReplaySource:
             gpus = tuple(self._gpu(n, elapsed, active) for n in range(self._scenario.gpus_per_node))
             return Reading(driver_version="580.65.06", gpus=gpus)
         if self.name == "rdma":
-            return Reading(rdma_ports=tuple(self._ports(moment, elapsed, active)))
+            return Reading(rdma_ports=tuple(self._ports(moment, elapsed, active, int(lap))))
         return Reading(host=self._host(elapsed))
 
     async def close(self) -> None:
@@ -177,7 +179,9 @@ class ReplaySource:
                 gpu = msgspec.structs.replace(gpu, **step.gpu)
         return gpu
 
-    def _ports(self, moment: float, elapsed: float, active: list[Step]) -> Iterator[RdmaPort]:
+    def _ports(
+        self, moment: float, elapsed: float, active: list[Step], lap: int
+    ) -> Iterator[RdmaPort]:
         for number in range(self._scenario.rdma_ports_per_node):
             busy = _wave(self._seed * 11 + number, elapsed)
             port = RdmaPort(
@@ -196,12 +200,15 @@ class ReplaySource:
                     continue
                 port = msgspec.structs.replace(port, **step.port)
                 if step.flap_seconds:
-                    port = self._flapping(port, number, moment - step.from_seconds, step)
+                    port = self._flapping(port, lap, moment - step.from_seconds, step)
             yield port
 
-    def _flapping(self, port: RdmaPort, number: int, since: float, step: Step) -> RdmaPort:
-        downs = int(since / step.flap_seconds) + 1
-        self._flaps[number] = max(downs, self._flaps.get(number, 0))
+    def _flapping(self, port: RdmaPort, lap: int, since: float, step: Step) -> RdmaPort:
+        number = int(port.device.rpartition("_")[2])
+        flap = (lap, step.name, int(since / step.flap_seconds))
+        if self._last_flap.get(number) != flap:
+            self._last_flap[number] = flap
+            self._flaps[number] = self._flaps.get(number, 0) + 1
         if since % step.flap_seconds < step.flap_seconds / 3:
             port = msgspec.structs.replace(port, state="DOWN", physical_state="Polling")
         return msgspec.structs.replace(port, link_downed_total=self._flaps[number])

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from aggregator.cluster import EdgeError
 from aggregator.policy.model import (
     ClusterNode,
     ClusterView,
@@ -18,6 +19,7 @@ from aggregator.policy.model import (
     SaveIncident,
     SetCondition,
     SetTaint,
+    kind_of,
 )
 
 MAX_CLOSED_INCIDENTS = 500
@@ -39,6 +41,8 @@ class ObserveEdge:
         known = self._nodes.get(node)
         if known is None:
             self._nodes[node] = ClusterNode(name=node, pool=pool, gpu_capacity=gpu_capacity)
+        elif not gpu_capacity and known.gpu_capacity:
+            return  # its GPUs cannot be read now; it is no member of another pool for that
         elif (known.pool, known.gpu_capacity) != (pool, gpu_capacity):
             self._nodes[node] = msgspec.structs.replace(known, pool=pool, gpu_capacity=gpu_capacity)
         else:
@@ -62,7 +66,13 @@ class ObserveEdge:
         return True
 
     async def apply(self, intent: Intent) -> None:
-        """Record one intent."""
+        """Record one intent.
+
+        Raises:
+            EdgeError: no report ever came from that node.
+        """
+        if intent.node not in self._nodes:
+            raise EdgeError(f"{kind_of(intent)}: no node {intent.node!r} ever reported")
         self._view = None
         match intent:
             case SetTaint():

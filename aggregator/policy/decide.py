@@ -11,7 +11,14 @@ import msgspec
 
 from aggregator.policy.config import PolicyConfig, budget
 from aggregator.policy.health import NodeHealth, conditions
-from aggregator.policy.incidents import Step, open_incident, step, wants_quarantine
+from aggregator.policy.incidents import (
+    STEPPED,
+    Step,
+    duplicate,
+    open_incident,
+    step,
+    wants_quarantine,
+)
 from aggregator.policy.model import (
     ClusterNode,
     ClusterView,
@@ -23,7 +30,7 @@ from aggregator.policy.model import (
     SetTaint,
     Taint,
 )
-from contract.vocabulary import Phase, Severity
+from contract.vocabulary import Phase, Severity, SourceState
 
 
 class Declined(msgspec.Struct, frozen=True):
@@ -54,8 +61,9 @@ def decide(
     if not view.synced:
         return Decision()
     present = [(health, view.nodes[health.name]) for health in fleet if health.name in view.nodes]
-    open_incidents = {each.node: each for each in view.incidents.values() if each.open}
+    open_incidents, doubles = _open_incidents(view)
     room = _Room(view, open_incidents, config)
+    earlier = _earlier_quarantines(view, config, now)
     intents: list[Intent] = []
     declined: list[Declined] = []
     for health, node in sorted(present, key=_urgency):
@@ -63,12 +71,12 @@ def decide(
         if health.age_seconds > config.silent_after_seconds:
             continue
         incident = open_incidents.get(health.name)
-        if incident is not None and incident.hold:
+        if incident is not None and (incident.hold or incident.phase not in STEPPED):
             continue
         known = incident
         if incident is None:
             if not health.at_least(Severity.DEGRADED):
-                intents += _orphaned_taint(node)
+                intents += _orphaned_taint(health, node, config)
                 continue
             incident = open_incident(health, now)
         may_quarantine = (
@@ -80,14 +88,33 @@ def decide(
             taint=node.taint,
             may_quarantine=may_quarantine,
             why_not=room.why_not(health.pool),
-            release_after_seconds=_release_after(view, incident, config, now),
+            release_after_seconds=_release_after(earlier[health.name], config),
             config=config,
             now=now,
         )
         intents += _intents(known, taken, node)
+        intents += (duplicate(each, now) for each in doubles.get(health.name, ()))
         if taken.declined and (known is None or known.next_step != taken.incident.next_step):
             declined.append(Declined(node.name, taken.declined))
     return Decision(tuple(intents), tuple(declined))
+
+
+def _open_incidents(view: ClusterView) -> tuple[dict[str, Incident], dict[str, list[Incident]]]:
+    """The open incident of each node, and what there is beside it: a lost answer can leave two.
+
+    Those that people hold or have to mend count first, then the one that went furthest, then the oldest.
+    """
+    found: dict[str, Incident] = {}
+    doubles: dict[str, list[Incident]] = {}
+    for each in sorted(view.incidents.values(), key=_standing):
+        if each.open and found.setdefault(each.node, each) is not each:
+            doubles.setdefault(each.node, []).append(each)
+    return found, doubles
+
+
+def _standing(incident: Incident) -> tuple[bool, bool, float, str]:
+    ours = not incident.hold and incident.phase in STEPPED
+    return (ours, incident.phase is Phase.SUSPECT, incident.opened_seconds, incident.name)
 
 
 class _Room:
@@ -98,7 +125,7 @@ class _Room:
     ) -> None:
         self._sizes = Counter(node.pool for node in view.nodes.values())
         self._config = config
-        under = {each.node for each in open_incidents.values() if each.phase is Phase.QUARANTINED}
+        under = {each.node for each in open_incidents.values() if _was_quarantined(each)}
         under |= {node.name for node in view.nodes.values() if _is_hard(node.taint)}
         self._used = Counter(view.nodes[name].pool for name in under if name in view.nodes)
 
@@ -111,6 +138,10 @@ class _Room:
     def why_not(self, pool: str) -> str:
         allowed = budget(self._sizes[pool], self._config)
         return f"{self._used[pool]} of at most {allowed} nodes of pool {pool!r} are quarantined"
+
+
+def _was_quarantined(incident: Incident) -> bool:
+    return incident.phase is Phase.QUARANTINED or incident.quarantined_seconds is not None
 
 
 def _is_hard(taint: Taint | None) -> bool:
@@ -127,18 +158,19 @@ def _urgency(pair: tuple[NodeHealth, ClusterNode]) -> tuple[int, float, str]:
     return (-worst.severity, worst.since_seconds, health.name)
 
 
-def _release_after(
-    view: ClusterView, incident: Incident, config: PolicyConfig, now: float
-) -> float:
-    """The release time, doubled for each earlier quarantine of the node within the flap window."""
-    earlier = sum(
-        1
+def _earlier_quarantines(view: ClusterView, config: PolicyConfig, now: float) -> Counter[str]:
+    """Per node, how many quarantines that are over began within the flap window."""
+    return Counter(
+        each.node
         for each in view.incidents.values()
-        if each.node == incident.node
-        and not each.open
+        if not each.open
         and each.quarantined_seconds is not None
         and now - each.quarantined_seconds < config.flap_window_seconds
     )
+
+
+def _release_after(earlier: int, config: PolicyConfig) -> float:
+    """The release time, doubled for each earlier quarantine."""
     return min(config.release_after_seconds * 2.0 ** min(earlier, 30), _most(config))
 
 
@@ -146,9 +178,10 @@ def _most(config: PolicyConfig) -> float:
     return max(config.flap_most_seconds, config.release_after_seconds)
 
 
-def _orphaned_taint(node: ClusterNode) -> list[Intent]:
+def _orphaned_taint(health: NodeHealth, node: ClusterNode, config: PolicyConfig) -> list[Intent]:
     """Our taint on a healthy, reporting node without an open incident: left over from a crash."""
-    if node.taint is None:
+    blind = any(each.state >= SourceState.FAILING for each in health.sources)
+    if node.taint is None or blind or health.clear_seconds < config.release_after_seconds:
         return []
     return [RemoveTaint(node=node.name, reason="no open incident and no finding on this node")]
 

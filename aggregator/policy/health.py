@@ -1,6 +1,7 @@
 """What the policy knows of one node's health, and the conditions that follow from it."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -18,6 +19,8 @@ class NodeHealth(msgspec.Struct, frozen=True, kw_only=True):
     sources: tuple[SourceStatus, ...] = ()
     age_seconds: float = 0.0
     """Since the newest report came in."""
+    clear_seconds: float = math.inf
+    """How long this process has seen it report without a break and without critical trouble."""
 
     def at_least(self, severity: Severity) -> tuple[Finding, ...]:
         """Findings of this strength or worse."""
@@ -45,9 +48,10 @@ def conditions(
     silent = health.age_seconds > silent_after_seconds
     for domain, type_ in CONDITIONS.items():
         known = node.conditions.get(type_)
-        wanted = _silent(health.age_seconds) if silent else _condition(health, domain)
-        if wanted is None or (known is None and silent):
+        wanted = _SILENT if silent else _condition(health, domain)
+        if known is None and (wanted is None or silent):
             continue
+        wanted = wanted or _NOT_SEEN
         if known is None or (known.status, known.reason) != (wanted.status, wanted.reason):
             yield SetCondition(
                 node=node.name,
@@ -57,8 +61,20 @@ def conditions(
             )
 
 
-def _silent(age_seconds: float) -> Condition:
-    return Condition("Unknown", "AgentSilent", "the agent of this node does not report")
+def unseen(domains: Iterable[Domain], sources: Iterable[SourceStatus]) -> str:
+    """Which source hides whether these parts are well, in words; empty where all of them are seen.
+
+    A source that the agent was never given hides nothing: it is then not what its findings rest on.
+    """
+    states = {each.name: each.state for each in sources}
+    for name in sorted({SOURCE_OF_DOMAIN[domain] for domain in domains}):
+        if (state := states.get(name, SourceState.OK)) is not SourceState.OK:
+            return f"{name} is {state.label}"
+    return ""
+
+
+_SILENT = Condition("Unknown", "AgentSilent", "the agent of this node does not report")
+_NOT_SEEN = Condition("Unknown", "SourceAbsent", "the agent no longer sees anything of this kind")
 
 
 def _condition(health: NodeHealth, domain: Domain) -> Condition | None:

@@ -5,17 +5,24 @@ Phases today: ``suspect`` (watched; other nodes are preferred once it lasts) →
 """
 
 import hashlib
+import re
 from collections.abc import Iterable
 
 import msgspec
 
 from aggregator.policy.config import PolicyConfig
-from aggregator.policy.health import NodeHealth
-from aggregator.policy.model import Incident, Taint, TimelineEntry
+from aggregator.policy.health import NodeHealth, unseen
+from aggregator.policy.model import Incident, SaveIncident, Taint, TaintEffect, TimelineEntry
 from contract.vocabulary import Finding, Phase, Severity
 
 MAX_TIMELINE = 50
 """Entries kept of one incident: the first, and the newest."""
+
+MAX_KEPT_FINDINGS = 50
+"""Findings kept of one incident, worst first: an object in etcd must stay far below its 1.5 MB."""
+
+STEPPED = (Phase.SUSPECT, Phase.QUARANTINED)
+"""The phases that ``step`` knows; every other one is somebody else's, and left alone."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +46,7 @@ def open_incident(health: NodeHealth, now: float) -> Incident:
         node=health.name,
         pool=health.pool,
         phase=Phase.SUSPECT,
-        findings=findings,
+        findings=findings[:MAX_KEPT_FINDINGS],
         opened_seconds=now,
         timeline=(TimelineEntry(now, Phase.SUSPECT, text),),
     )
@@ -48,8 +55,20 @@ def open_incident(health: NodeHealth, now: float) -> Incident:
 def incident_name(node: str, now: float) -> str:
     """A DNS name of at most 63 characters, unique per node and moment, that sorts by node."""
     digest = hashlib.sha256(f"{node}/{now!r}".encode()).hexdigest()[:10]
-    stem = "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in node.lower())
+    stem = re.sub(r"[^a-z0-9.-]", "-", node.lower())
     return f"{stem[:52].strip('-.') or 'node'}-{digest}"
+
+
+def duplicate(incident: Incident, now: float) -> SaveIncident:
+    """Close an incident that stands beside another open one of the same node."""
+    text = "closed: another incident of this node is open"
+    closed = msgspec.structs.replace(
+        _moved(incident, Phase.CLOSED, text, now),
+        closed_seconds=now,
+        quarantined_seconds=None,  # that quarantine is the other incident's, and counts once
+        next_step="",
+    )
+    return SaveIncident(incident=closed, reason=text)
 
 
 def step(
@@ -78,9 +97,9 @@ def step(
     trouble = health.at_least(Severity.DEGRADED)
     incident = _with_findings(incident, trouble, now)
     if incident.phase is Phase.QUARANTINED:
-        return _quarantined(incident, health, release_after_seconds, now)
+        return _quarantined(incident, health, release_after_seconds, config, now)
     if not trouble:
-        return _clearing(incident, taint, release_after_seconds, now)
+        return _clearing(incident, health, taint, release_after_seconds, config, now)
     return _suspect(incident, health, may_quarantine, why_not, release_after_seconds, config, now)
 
 
@@ -121,14 +140,14 @@ def _suspect(
         )
         return Step(
             incident=quarantined,
-            taint=Taint(hard[0].code, "NoSchedule"),
+            taint=_taint(hard[0].code, "NoSchedule"),
             why=f"no new pods: {describe(hard)}",
         )
     if hard:
         waiting = msgspec.structs.replace(incident, next_step=f"waits for the budget: {why_not}")
         return Step(
             incident=waiting,
-            taint=Taint(hard[0].code, "PreferNoSchedule"),
+            taint=_taint(hard[0].code, "PreferNoSchedule"),
             why=f"other nodes preferred, no more than that: {why_not}; {describe(hard)}",
             declined=f"quarantine for {describe(hard)}: {why_not}",
         )
@@ -143,13 +162,17 @@ def _suspect(
     text = f"other nodes are preferred; closed {release_after_seconds:g} s after the findings clear"
     return Step(
         incident=msgspec.structs.replace(incident, next_step=text),
-        taint=Taint(trouble[0].code, "PreferNoSchedule"),
+        taint=_taint(trouble[0].code, "PreferNoSchedule"),
         why=f"other nodes preferred: {describe(trouble)}",
     )
 
 
 def _quarantined(
-    incident: Incident, health: NodeHealth, release_after_seconds: float, now: float
+    incident: Incident,
+    health: NodeHealth,
+    release_after_seconds: float,
+    config: PolicyConfig,
+    now: float,
 ) -> Step:
     hard = health.at_least(Severity.CRITICAL)
     if hard:
@@ -157,19 +180,34 @@ def _quarantined(
         incident = msgspec.structs.replace(incident, clear_since_seconds=None, next_step=text)
         return Step(
             incident=incident,
-            taint=Taint(hard[0].code, "NoSchedule"),
+            taint=_taint(hard[0].code, "NoSchedule"),
             why=f"no new pods: {describe(hard)}",
         )
     code = incident.findings[0].code if incident.findings else "quarantined"
-    return _clearing(incident, Taint(code, "NoSchedule"), release_after_seconds, now)
+    taint = _taint(code, "NoSchedule")
+    return _clearing(incident, health, taint, release_after_seconds, config, now)
 
 
 def _clearing(
-    incident: Incident, taint: Taint | None, release_after_seconds: float, now: float
+    incident: Incident,
+    health: NodeHealth,
+    taint: Taint | None,
+    release_after_seconds: float,
+    config: PolicyConfig,
+    now: float,
 ) -> Step:
-    """No trouble of the phase's strength: wait out the release time, then close."""
-    since = now if incident.clear_since_seconds is None else incident.clear_since_seconds
-    if now - since >= release_after_seconds:
+    """No trouble of the phase's strength: wait out the release time, then close.
+
+    Only what is seen to be well counts: a source that does not answer stops the wait, and after a
+    silence, a hold or our own restart the node must be seen well for the plain release time again.
+    """
+    if hidden := unseen({each.domain for each in incident.findings}, health.sources):
+        text = f"not released while {hidden}: what cannot be seen is not over"
+        blind = msgspec.structs.replace(incident, clear_since_seconds=None, next_step=text)
+        return Step(incident=blind, taint=taint, why=text)
+    since = now if incident.clear_since_seconds is None else min(incident.clear_since_seconds, now)
+    seen_well = health.clear_seconds >= config.release_after_seconds
+    if now - since >= release_after_seconds and seen_well:
         text = f"released: clear for {now - since:.0f} s"
         closed = _moved(incident, Phase.CLOSED, text, now)
         return Step(
@@ -196,8 +234,16 @@ def _with_findings(incident: Incident, trouble: tuple[Finding, ...], now: float)
     fresh = {each.key: each for each in new}
     kept = [each for each in incident.findings if each.key not in fresh]
     merged = sorted((*new, *kept), key=lambda each: (-each.severity, each.since_seconds, each.key))
-    noted = msgspec.structs.replace(incident, findings=tuple(merged))
+    listed = merged[:MAX_KEPT_FINDINGS]
+    if {(each.key, each.severity) for each in listed} == set(known.items()):
+        return incident
+    noted = msgspec.structs.replace(incident, findings=tuple(listed))
     return _moved(noted, incident.phase, f"also: {describe(new)}", now)
+
+
+def _taint(code: str, effect: TaintEffect) -> Taint:
+    """Our taint; Kubernetes refuses a value that is no label value, and with it the whole taint."""
+    return Taint(re.sub(r"[^A-Za-z0-9_.-]", "-", code)[:63].strip("-_."), effect)
 
 
 def _moved(incident: Incident, phase: Phase, text: str, now: float) -> Incident:

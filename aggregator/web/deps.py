@@ -7,19 +7,13 @@ from aggregator.feeds.extender import MAX_BODY_BYTES, ExtenderCounters
 from aggregator.fleet import Fleet, NodeState
 from aggregator.journal import Journal
 from aggregator.policy.model import ClusterNode, ClusterView
+from aggregator.policy.pools import pool_of
 from aggregator.scores.model import STALE_AFTER_SECONDS, NodeScore
 
-POOL_LABELS = ("fleetmedic.io/pool", "nvidia.com/gpu.product", "accelerator/huawei-npu")
-"""The first that a Node carries names its pool; else its GPU model does."""
 
-
-def pool_by_label(cluster: ClusterNode | None, state: NodeState | None) -> str:
-    """The pool a node is shown in."""
-    labels = cluster.labels if cluster else {}
-    for label in POOL_LABELS:
-        if pool := labels.get(label):
-            return pool
-    return (state.gpu_model if state else "") or "unknown model"
+def pool_shown(cluster: ClusterNode | None, state: NodeState | None) -> str:
+    """The pool a node is shown in: the one it is budgeted with."""
+    return pool_of(cluster.labels if cluster else {}, state.gpu_model if state else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +34,7 @@ class WebDeps:
     clock: Callable[[], float]
     """Unix time."""
     version: str
-    pool_of: Callable[[ClusterNode | None, NodeState | None], str] = pool_by_label
+    pool_of: Callable[[ClusterNode | None, NodeState | None], str] = pool_shown
     stale_after_seconds: float = STALE_AFTER_SECONDS
     max_body_bytes: int = MAX_BODY_BYTES
     """The largest request taken; only the scheduler sends any."""

@@ -4,6 +4,8 @@ import { byId, el, percent, plural } from "./dom.js";
 
 const WORDS = { stale: "no report", unknown: "no data" };
 
+const order = new Intl.Collator(undefined, { numeric: true });
+
 export class Grid {
   constructor(store, open) {
     this.store = store;
@@ -49,10 +51,12 @@ export class Grid {
     }
     const pool = this.pools.get(name) || this.addPool(name);
     if (members.some((tile) => !tile.element.isConnected)) {
-      members.sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }));
-      const fragment = document.createDocumentFragment();
-      fragment.append(...members.map((tile) => tile.element));
-      pool.list.append(fragment);
+      members.sort((a, b) => order.compare(a.name, b.name));
+      let next = null;
+      for (const { element } of members.reverse()) {
+        if (!element.isConnected) pool.list.insertBefore(element, next);
+        next = element;
+      }
     }
     pool.note.textContent = poolNote(members.map((tile) => tile.node));
   }
@@ -69,7 +73,7 @@ export class Grid {
   }
 
   settle() {
-    const count = this.tiles.size;
+    const count = Math.max(this.tiles.size, this.store.summary?.nodes || 0);
     this.root.className = count > 320 ? "tiny" : count > 72 ? "dense" : "roomy";
     this.filter();
     if (!this.root.querySelector('.tile[tabindex="0"]')) this.rove(this.root.querySelector(".tile"));
@@ -161,7 +165,7 @@ class Tile {
     this.element = el(
       "button",
       { type: "button", tabindex: "-1", "data-node": node.name },
-      el("span", { class: "tile-head" }, el("span", { class: "tile-name", text: node.name }), this.state),
+      el("span", { class: "tile-head" }, el("span", { class: "tile-name" }, el("bdi", { text: node.name })), this.state),
       this.cells,
       el("span", { class: "tile-foot" }, this.ports, this.note),
     );

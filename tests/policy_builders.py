@@ -1,0 +1,198 @@
+"""Short words for policy tests: findings, nodes, and a small world that carries out what is decided."""
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from aggregator.policy.config import PolicyConfig
+from aggregator.policy.decide import Decision, decide
+from aggregator.policy.health import NodeHealth
+from aggregator.policy.model import (
+    ClusterNode,
+    ClusterView,
+    Condition,
+    Incident,
+    Intent,
+    RecordEvent,
+    RemoveTaint,
+    SaveIncident,
+    SetCondition,
+    SetTaint,
+    Taint,
+)
+from contract.vocabulary import (
+    Action,
+    Domain,
+    Finding,
+    Phase,
+    Severity,
+    SourceState,
+    SourceStatus,
+)
+
+START = 1_700_000_000.0
+"""Unix time at which every test begins."""
+
+HARD = ("NoSchedule", "NoExecute")
+
+
+def finding(
+    code: str = "xid-79",
+    severity: Severity = Severity.FATAL,
+    *,
+    subject: str = "gpu:0000:3b:00.0",
+    since: float = START,
+    evidence: str = "fallen off the bus",
+    domain: Domain = Domain.GPU,
+) -> Finding:
+    return Finding(
+        code=code,
+        subject=subject,
+        severity=severity,
+        action=Action.NONE,
+        domain=domain,
+        evidence=evidence,
+        since_seconds=since,
+        last_seen_seconds=since,
+    )
+
+
+FATAL = finding()
+CRITICAL = finding("gpu-ecc", Severity.CRITICAL)
+DEGRADED = finding("gpu-too-hot", Severity.DEGRADED, evidence="91 C, at most 85 C")
+INFO = finding("xid-13", Severity.INFO)
+
+
+def sources(**states: SourceState) -> tuple[SourceStatus, ...]:
+    """A GPU node whose sources all answer, but for those named."""
+    known = {
+        "nvidia": SourceState.OK,
+        "ascend": SourceState.ABSENT,
+        "rdma": SourceState.OK,
+        "host": SourceState.OK,
+    }
+    return tuple(
+        SourceStatus(name=name, state=state, reason=f"{name} says so")
+        for name, state in (known | states).items()
+    )
+
+
+def incident(node: str, phase: Phase = Phase.QUARANTINED, **changes: object) -> Incident:
+    """An incident as a former round left it."""
+    known = Incident(
+        name=f"{node}-incident",
+        node=node,
+        pool="a",
+        phase=phase,
+        findings=(FATAL,),
+        opened_seconds=START - 10,
+        quarantined_seconds=START - 10 if phase is Phase.QUARANTINED else None,
+    )
+    return msgspec.structs.replace(known, **changes)
+
+
+def nodes(count: int, pool: str = "a") -> list[ClusterNode]:
+    return [ClusterNode(name=f"{pool}{number:03}", pool=pool) for number in range(count)]
+
+
+class World:
+    """A cluster in memory, the newest report of each node, and a clock that only the test moves."""
+
+    def __init__(
+        self,
+        known: Iterable[ClusterNode],
+        config: PolicyConfig | None = None,
+        incidents: Iterable[Incident] = (),
+    ) -> None:
+        self.nodes = {node.name: node for node in known}
+        self.incidents = {each.name: each for each in incidents}
+        self.config = config or PolicyConfig()
+        self.now = START
+        self.synced = True
+        self.health = {
+            name: NodeHealth(name=name, pool=node.pool, sources=sources())
+            for name, node in self.nodes.items()
+        }
+        self.events: list[RecordEvent] = []
+
+    @property
+    def view(self) -> ClusterView:
+        return ClusterView(
+            synced=self.synced, nodes=dict(self.nodes), incidents=dict(self.incidents)
+        )
+
+    def report(self, name: str, *findings: Finding, **changes: object) -> None:
+        """What the node says from now on."""
+        worst_first = sorted(findings, key=lambda each: (-each.severity, each.since_seconds))
+        self.health[name] = msgspec.structs.replace(
+            self.health[name], findings=tuple(worst_first), **changes
+        )
+
+    def decide(self) -> Decision:
+        return decide(self.health.values(), self.view, self.config, self.now)
+
+    def round(self, after: float = 0.0) -> Decision:
+        """Time passes, one decision is made and all of it is carried out."""
+        self.now += after
+        decision = self.decide()
+        self.apply(decision.intents)
+        return decision
+
+    def settle(self) -> None:
+        """Past the first round, which states the conditions."""
+        self.round()
+        assert not self.decide().intents
+
+    def apply(self, intents: Iterable[Intent]) -> None:
+        for intent in intents:
+            match intent:
+                case SetTaint():
+                    self._change(intent.node, taint=intent.taint)
+                case RemoveTaint():
+                    self._change(intent.node, taint=None)
+                case SetCondition():
+                    stated = {**self.nodes[intent.node].conditions, intent.type: intent.condition}
+                    self._change(intent.node, conditions=stated)
+                case SaveIncident():
+                    self.incidents[intent.incident.name] = intent.incident
+                case RecordEvent():
+                    self.events.append(intent)
+
+    def _change(self, node: str, **changes: object) -> None:
+        self.nodes[node] = msgspec.structs.replace(self.nodes[node], **changes)
+
+    def taint(self, node: str) -> Taint | None:
+        return self.nodes[node].taint
+
+    def put_taint(self, node: str, taint: Taint | None) -> None:
+        self._change(node, taint=taint)
+
+    def conditions(self, node: str) -> Mapping[str, Condition]:
+        return self.nodes[node].conditions
+
+    def open_incidents(self, node: str) -> list[Incident]:
+        return [each for each in self.incidents.values() if each.node == node and each.open]
+
+    def only_incident(self, node: str) -> Incident:
+        (found,) = self.open_incidents(node)
+        return found
+
+    def hold(self, node: str, held: bool = True) -> None:
+        """A person edits the spec."""
+        found = self.only_incident(node)
+        self.incidents[found.name] = msgspec.structs.replace(found, hold=held)
+
+    def quarantined(self, pool: str) -> list[str]:
+        return [
+            node.name
+            for node in self.nodes.values()
+            if node.pool == pool and node.taint is not None and node.taint.effect in HARD
+        ]
+
+    def events_of(self, reason: str) -> list[RecordEvent]:
+        return [event for event in self.events if event.event_reason == reason]
+
+
+def of(decision: Decision, *kinds: type) -> list[Intent]:
+    """The intents of these kinds."""
+    return [intent for intent in decision.intents if isinstance(intent, kinds)]

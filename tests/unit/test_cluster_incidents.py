@@ -1,0 +1,143 @@
+"""Incidents as Kubernetes objects: what is written is what is read, and nothing stops the reading."""
+
+import copy
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aggregator.cluster import times
+from aggregator.cluster.incidents import from_object, to_status
+from aggregator.policy.model import Incident, TimelineEntry
+from contract.vocabulary import Action, Domain, Finding, Phase, Severity
+
+# The clock's own floats: from one second after 1970, where they step by less than a nanosecond.
+SECONDS = st.floats(min_value=2.0**23, max_value=4e9)
+TEXT = st.text(max_size=40)
+FINDINGS = st.builds(
+    Finding,
+    code=TEXT,
+    subject=TEXT,
+    severity=st.sampled_from(Severity),
+    action=st.sampled_from(Action),
+    domain=st.sampled_from(Domain),
+    evidence=TEXT,
+    since_seconds=SECONDS,
+    last_seen_seconds=SECONDS,
+    count=st.integers(min_value=0, max_value=2**40),
+)
+INCIDENTS = st.builds(
+    Incident,
+    name=TEXT,
+    node=TEXT,
+    pool=TEXT,
+    phase=st.sampled_from(Phase),
+    findings=st.lists(FINDINGS, max_size=3).map(tuple),
+    opened_seconds=SECONDS,
+    quarantined_seconds=st.none() | SECONDS,
+    clear_since_seconds=st.none() | SECONDS,
+    closed_seconds=st.none() | SECONDS,
+    next_step=TEXT,
+    hold=st.booleans(),
+    timeline=st.lists(
+        st.builds(TimelineEntry, SECONDS, st.sampled_from(Phase), TEXT), max_size=3
+    ).map(tuple),
+)
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def as_object(incident: Incident) -> dict[str, Any]:
+    return {
+        "metadata": {"name": incident.name, "creationTimestamp": "2026-11-23T10:00:00Z"},
+        "spec": {"node": incident.node, "hold": incident.hold},
+        "status": msgspec.json.decode(msgspec.json.encode(to_status(incident))),
+    }
+
+
+@given(INCIDENTS)
+def test_what_is_written_is_what_is_read(incident: Incident) -> None:
+    assert from_object(as_object(incident)) == incident
+
+
+@given(INCIDENTS, st.data())
+def test_an_object_with_one_part_spoilt_needs_a_human_or_reads_as_it_is(
+    incident: Incident, data: st.DataObject
+) -> None:
+    obj = as_object(incident)
+    spoil(obj["status"], data)
+    read = from_object(obj)
+    assert read.name == incident.name
+    assert read.node == incident.node
+    assert read.hold == incident.hold
+    if read.phase is Phase.NEEDS_HUMAN and incident.phase is not Phase.NEEDS_HUMAN:
+        assert read.next_step
+
+
+def spoil(value: Any, data: st.DataObject) -> None:
+    """Put junk in one place of a tree."""
+    while True:
+        keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+        key = data.draw(st.sampled_from(keys))
+        inner = value[key]
+        if isinstance(inner, dict | list) and inner and data.draw(st.booleans()):
+            value = inner
+            continue
+        value[key] = data.draw(JUNK)
+        return
+
+
+@given(st.dictionaries(st.sampled_from(["metadata", "spec", "status", "kind"]), JUNK))
+def test_no_object_is_too_odd_to_be_read(obj: dict[str, Any]) -> None:
+    before = copy.deepcopy(obj)
+    assert from_object(obj).phase in Phase
+    assert repr(obj) == repr(before)
+
+
+def test_the_reason_names_the_place() -> None:
+    obj = {
+        "metadata": {"name": "i", "creationTimestamp": "2026-11-23T10:00:00Z"},
+        "spec": {"node": "n"},
+        "status": {"phase": "draining", "openedTime": "2026-11-23T10:00:00Z", "findings": [{}]},
+    }
+    read = from_object(obj)
+    assert read.phase is Phase.NEEDS_HUMAN
+    assert "$.findings[0]" in read.next_step
+    assert read.opened_seconds == times.to_seconds("2026-11-23T10:00:00Z")
+
+
+@given(SECONDS)
+def test_a_time_is_exact(seconds: float) -> None:
+    assert times.to_seconds(times.exact(seconds)) == seconds
+
+
+@given(st.floats())
+def test_every_float_gives_a_time_that_is_stable(seconds: float) -> None:
+    text = times.exact(seconds)
+    assert times.exact(times.to_seconds(text)) == text
+    assert times.to_seconds(times.micro(seconds)) == pytest.approx(times.to_seconds(text), abs=2e-6)
+    assert times.to_seconds(times.whole(seconds)) <= times.to_seconds(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1970-01-01T00:00:00Z", 0.0),
+        ("1970-01-01T00:00:01.5Z", 1.5),
+        ("1970-01-01T01:00:00+01:00", 0.0),
+        ("1970-01-01t00:00:00.1234567891z", 0.123456789),
+    ],
+)
+def test_times_of_others_are_read(text: str, seconds: float) -> None:
+    assert times.to_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "2026-13-01T00:00:00Z", "2026-01-01T00:00:00"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is not a time|month"):
+        times.to_seconds(text)

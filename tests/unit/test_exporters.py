@@ -1,0 +1,311 @@
+import re
+import time
+from collections.abc import Callable
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from agent import metric_names
+from agent.exporter import render as render_agent
+from agent.snapshot import Snapshot
+from agent.stats import AgentStats
+from aggregator import exporter
+from aggregator.exporter import render as render_aggregator
+from aggregator.fleet import Fleet
+from aggregator.journal import Journal
+from aggregator.policy.model import ClusterView
+from aggregator.stats import AggregatorStats
+from contract.metrics import (
+    MAX_KEYS,
+    MAX_LABEL_TEXT,
+    Buckets,
+    Page,
+    Tally,
+    gauge,
+    histogram,
+    labels,
+)
+from contract.vocabulary import Action, Phase, Severity
+from tests.prometheus import sample, tools
+
+NOW = 1_700_000_000.0
+
+
+def read(page: bytes) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """Every sample of a page, by name and labels, read by prometheus-client's own parser."""
+    found = {}
+    for family in text_string_to_metric_families(page.decode()):
+        for each in family.samples:
+            key = (each.name, frozenset(each.labels.items()))
+            assert key not in found, f"{key} is there twice"
+            found[key] = each.value
+    return found
+
+
+def value(page: bytes, name: str, **wanted: str) -> float | None:
+    """The one sample that has these labels, among others."""
+    hits = [
+        number
+        for (each, pairs), number in read(page).items()
+        if each == name and wanted.items() <= dict(pairs).items()
+    ]
+    assert len(hits) < 2, f"{name}{wanted} is not one sample but {len(hits)}"
+    return hits[0] if hits else None
+
+
+@pytest.fixture(scope="module")
+def pages() -> dict[str, bytes]:
+    return sample.pages(NOW)
+
+
+class TestText:
+    def test_a_hostile_label_value_comes_back_as_it_was(self) -> None:
+        nasty = 'a"b\\n\\c\nd}{é,="'
+        page = Page()
+        page.one(gauge("x", "Help."), 1, labels(node=nasty))
+        assert read(page.render()) == {("x", frozenset({("node", nasty)})): 1.0}
+
+    def test_a_long_label_value_is_cut(self) -> None:
+        assert len(labels(a="x" * 10_000)) < MAX_LABEL_TEXT + 10
+
+    def test_text_that_is_no_unicode_costs_no_page(self) -> None:
+        page = Page()
+        page.one(gauge("x", "Help."), 1, labels(node="\ud800"))
+        assert value(page.render(), "x", node="?") == 1.0
+
+    @pytest.mark.parametrize("number", [0, 1 << 60, 0.1, 1e-9, 1e300, float("inf")])
+    def test_numbers_come_back_exactly(self, number: float) -> None:
+        page = Page()
+        page.one(gauge("x", "Help."), number)
+        assert value(page.render(), "x") == number
+
+    def test_a_family_without_samples_is_not_written(self) -> None:
+        page = Page()
+        page.family(gauge("x", "Help."), [])
+        assert page.render() == b"\n"
+
+    def test_buckets_are_cumulated(self) -> None:
+        buckets = Buckets((1.0, 2.0))
+        for each in (0.5, 1.0, 1.5, 99.0):
+            buckets.observe(each)
+        page = Page()
+        page.histogram(histogram("h", "Help."), buckets)
+        text = page.render().decode()
+        assert [line.rsplit(" ")[-1] for line in text.splitlines()[2:]] == [
+            *("2", "3", "4"),
+            *("102.0", "4"),
+        ]
+
+    def test_a_tally_stops_growing(self) -> None:
+        tally: Tally[str] = Tally(overflow="other")
+        for each in range(MAX_KEYS + 50):
+            tally.add(str(each))
+        assert len(tally) == MAX_KEYS + 1
+        assert tally["other"] == 50
+
+
+class TestBothPages:
+    def test_prometheus_own_linter_finds_nothing_in_our_names(
+        self, pages: dict[str, bytes]
+    ) -> None:
+        for page in pages.values():
+            said = tools.run("promtool", "check", "metrics", stdin=page.decode())
+            # 3 means lint; the DCGM names are what they are
+            assert said.returncode in {0, 3}, said.stderr
+            assert [x for x in said.stderr.splitlines() if not x.startswith("DCGM_")] == []
+
+    def test_every_family_has_one_header_and_a_help_sentence(self, pages: dict[str, bytes]) -> None:
+        for page in pages.values():
+            families = list(text_string_to_metric_families(page.decode()))
+            assert len({each.name for each in families}) == len(families)
+            assert all(each.documentation.endswith(".") for each in families)
+
+    def test_no_gauge_is_in_a_unit_of_its_own(self, pages: dict[str, bytes]) -> None:
+        odd = re.compile(r"(percent|mib|mhz|_ms$|milli|kilo|bits)")
+        for page in pages.values():
+            for family in text_string_to_metric_families(page.decode()):
+                if family.name.startswith("fleetmedic_"):
+                    assert not odd.search(family.name)
+
+
+def test_every_number_that_is_counted_is_shown() -> None:
+    """A counter that nobody can see is not worth its line."""
+    shown = {field for _, field in (*metric_names.STATS_FIELDS, *exporter.STATS_FIELDS)}
+    by_hand = {"leader"}
+    for stats in (AgentStats(), AggregatorStats()):
+        plain = {name for name, number in vars(stats).items() if isinstance(number, int | float)}
+        assert plain - by_hand <= shown
+
+
+class TestAgentPage:
+    def test_readings_carry_node_gpu_and_uuid(self, pages: dict[str, bytes]) -> None:
+        page = pages["/gpu-a"]
+        assert value(page, "fleetmedic_gpu_temperature_celsius", gpu="1", node="gpu-a") == 41.0
+        assert value(page, "fleetmedic_gpu_memory_size_bytes", uuid="GPU-1") == 140 << 30
+
+    def test_what_was_not_measured_has_no_sample(self, pages: dict[str, bytes]) -> None:
+        page = pages["/gpu-b"]
+        assert value(page, "fleetmedic_gpu_lost", gpu="0") == 1
+        assert value(page, "fleetmedic_gpu_temperature_celsius", gpu="0") is None
+        assert value(page, "DCGM_FI_DEV_GPU_TEMP", gpu="0") is None
+
+    def test_a_finding_is_told_with_its_words(self, pages: dict[str, bytes]) -> None:
+        wanted = {
+            "node": "gpu-b",
+            "code": "xid-79",
+            "subject": "gpu:0000:00:00.0",
+            "severity": Severity.FATAL.label,
+            "action": Action.REBOOT_NODE.label,
+        }
+        page = pages["/gpu-b"]
+        assert value(page, "fleetmedic_finding", **wanted) == 1
+        assert value(page, "fleetmedic_finding_since_time_seconds", code="xid-79") == NOW - 600
+        assert value(page, "fleetmedic_gpu_worst_severity", gpu="0") == Severity.FATAL
+        assert value(page, "fleetmedic_gpu_worst_severity", gpu="1") == 0
+
+    def test_a_source_is_in_exactly_one_state(self, pages: dict[str, bytes]) -> None:
+        states = {
+            dict(pairs)["state"]: number
+            for (name, pairs), number in read(pages["/gpu-a"]).items()
+            if name == "fleetmedic_source_state" and dict(pairs)["source"] == "kmsg"
+        }
+        assert states == {"ok": 0, "absent": 0, "failing": 1, "stuck": 0}
+
+    def test_rdma_rate_is_in_bytes_and_a_port_down_is_zero(self, pages: dict[str, bytes]) -> None:
+        page = pages["/gpu-c"]
+        assert value(page, "fleetmedic_rdma_port_rate_bytes_per_second", device="mlx5_0") == 50e9
+        assert value(page, "fleetmedic_rdma_port_active", device="mlx5_0") == 0
+        assert value(page, "fleetmedic_rdma_port_active", device="mlx5_1") == 1
+
+    def test_clocks_held_by_heat(self, pages: dict[str, bytes]) -> None:
+        page = pages["/gpu-c"]
+        name = "fleetmedic_gpu_clocks_held"
+        assert value(page, name, gpu="0", reason="hw_thermal") == 1
+        assert value(page, name, gpu="1", reason="hw_thermal") == 0
+
+    def test_dcgm_names_have_dcgm_units_and_labels(self, pages: dict[str, bytes]) -> None:
+        page = pages["/gpu-b"]
+        wanted = {
+            "gpu": "1",
+            "UUID": "GPU-1",
+            "device": "nvidia1",
+            "modelName": "NVIDIA H200",
+            "Hostname": "gpu-b",
+        }
+        assert value(page, "DCGM_FI_DEV_FB_USED", **wanted) == 40 << 10
+        assert value(page, "DCGM_FI_DEV_FB_FREE", **wanted) == 100 << 10
+        assert value(page, "DCGM_FI_DEV_GPU_UTIL", gpu="3") == 75
+        assert value(page, "DCGM_FI_DEV_SM_CLOCK", gpu="3") == 1980
+        assert value(page, "DCGM_FI_DEV_XID_ERRORS", gpu="0") == 79
+        assert value(page, "DCGM_FI_DEV_XID_ERRORS", gpu="1") == 0
+
+    def test_dcgm_names_can_be_left_out(self) -> None:
+        shot = sample.snapshot("n", NOW)
+        assert b"DCGM_" not in render_agent(shot, (), AgentStats(), dcgm_names=False)
+
+    def test_a_node_with_nothing_on_it_still_has_a_page(self) -> None:
+        page = render_agent(Snapshot(node="n", taken_seconds=NOW), (), AgentStats())
+        assert value(page, "fleetmedic_snapshot_time_seconds", node="n") == NOW
+
+    def test_a_device_that_is_gone_is_gone_from_the_page(self) -> None:
+        shot = sample.snapshot("n", NOW)
+        bare = Snapshot(node="n", taken_seconds=NOW, gpus=shot.gpus[:1])
+        assert b'gpu="1"' in render_agent(shot, (), AgentStats())
+        assert b'gpu="1"' not in render_agent(bare, (), AgentStats())
+
+
+class TestAggregatorPage:
+    def test_a_node_is_told_as_the_fleet_and_the_cluster_see_it(
+        self, pages: dict[str, bytes]
+    ) -> None:
+        page = pages["/aggregator"]
+        assert value(page, "fleetmedic_node_gpus", node="gpu-b") == sample.GPUS
+        assert value(page, "fleetmedic_node_worst_severity", node="gpu-b") == Severity.FATAL
+        assert value(page, "fleetmedic_node_quarantined", node="gpu-b") == 1
+        assert value(page, "fleetmedic_node_quarantined", node="gpu-a") == 0
+        assert value(page, "fleetmedic_node_report_age_seconds", node="gpu-d") == 900
+        assert value(page, "fleetmedic_node_incident", node="gpu-d") == 1
+
+    def test_a_gpu_node_that_never_reported_is_named(self, pages: dict[str, bytes]) -> None:
+        assert value(pages["/aggregator"], "fleetmedic_node_reported", node="gpu-e") == 0
+        assert value(pages["/aggregator"], "fleetmedic_node_reported", node="gpu-a") == 1
+
+    def test_a_silent_node_has_no_utilization_and_its_gpus_are_unknown(
+        self, pages: dict[str, bytes]
+    ) -> None:
+        page = pages["/aggregator"]
+        assert value(page, "fleetmedic_node_utilization_ratio", node="gpu-d") is None
+        counts = {
+            each: value(page, "fleetmedic_gpus", severity=each)
+            for each in ("none", "info", "degraded", "critical", "fatal", "unknown")
+        }
+        assert counts == {
+            "none": 10,
+            "info": 0,
+            "degraded": 0,
+            "critical": 1,
+            "fatal": 1,
+            "unknown": 4,
+        }
+
+    def test_every_phase_has_a_count(self, pages: dict[str, bytes]) -> None:
+        counts = {
+            phase: value(pages["/aggregator"], "fleetmedic_incidents", phase=phase)
+            for phase in Phase
+        }
+        assert counts[Phase.NEEDS_HUMAN] == counts[Phase.QUARANTINED] == 1
+        assert counts[Phase.CLOSED] == 0
+
+    def test_a_standby_shows_itself_and_no_node(self) -> None:
+        stats = sample.aggregator_stats()
+        stats.leader = False
+        page = render_aggregator(
+            sample.fleet(NOW), sample.cluster_view(NOW), sample.journal(NOW), stats, NOW
+        )
+        assert value(page, "fleetmedic_aggregator_leader") == 0
+        assert b"fleetmedic_node_" not in page
+
+    def test_an_empty_fleet_still_has_a_page(self) -> None:
+        stats = AggregatorStats()
+        stats.leader = True
+        view = ClusterView(synced=False, nodes={}, incidents={})
+        page = render_aggregator(Fleet(), view, Journal(), stats, NOW)
+        assert value(page, "fleetmedic_aggregator_view_synced") == 0
+        assert value(page, "fleetmedic_gpus", severity="none") == 0
+
+    def test_decisions_and_refusals_are_counted(self, pages: dict[str, bytes]) -> None:
+        page = pages["/aggregator"]
+        assert value(page, "fleetmedic_aggregator_decisions_total", kind="set-taint") == 1
+        assert (
+            value(page, "fleetmedic_aggregator_reports_refused_total", reason="not your node") == 1
+        )
+        assert value(page, "fleetmedic_aggregator_detect_to_decision_seconds_count") == 1
+
+
+class TestCost:
+    """Generous bounds: they catch a change of order, not a slow machine. ``bench`` has the figures."""
+
+    def test_the_agent_renders_in_milliseconds(self) -> None:
+        shot, stats = sample.snapshot("n", NOW), AgentStats()
+        assert best_of(lambda: render_agent(shot, (), stats)) < 0.01
+
+    def test_a_thousand_nodes_render_in_tens_of_milliseconds(self) -> None:
+        fleet, view = sample.fleet(NOW), sample.cluster_view(NOW)
+        template = fleet.get("gpu-a")
+        assert template is not None
+        for number in range(1_000):
+            report = type(template.report)()
+            report.CopyFrom(template.report)
+            report.node = f"gpu-{number:04}"
+            fleet.apply(report, NOW)
+        journal, stats = sample.journal(NOW), sample.aggregator_stats()
+        assert best_of(lambda: render_aggregator(fleet, view, journal, stats, NOW)) < 0.1
+
+
+def best_of(function: Callable[[], object], times: int = 5) -> float:
+    def once() -> float:
+        start = time.process_time()
+        function()
+        return time.process_time() - start
+
+    return min(once() for _ in range(times))
