@@ -7,7 +7,7 @@ Its values are whole numbers except for power, as there.
 from collections.abc import Mapping
 
 from agent.snapshot import Gpu, Snapshot
-from contract.metrics import Page, Row, counter, gauge, labels
+from contract.metrics import Labels, Page, Row, gauge, labels, untyped
 
 MIB = 1 << 20
 
@@ -20,7 +20,7 @@ SCALED = (
         1,
     ),
     (
-        counter("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", "Energy since boot (in mJ)."),
+        untyped("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", "Energy since boot (in mJ)."),
         "energy_joules_total",
         1_000,
     ),
@@ -31,12 +31,12 @@ SCALED = (
         100,
     ),
     (
-        counter("DCGM_FI_DEV_ECC_SBE_VOL_TOTAL", "Single-bit volatile ECC errors."),
+        untyped("DCGM_FI_DEV_ECC_SBE_VOL_TOTAL", "Single-bit volatile ECC errors."),
         "ecc_corrected_total",
         1,
     ),
     (
-        counter("DCGM_FI_DEV_ECC_DBE_VOL_TOTAL", "Double-bit volatile ECC errors."),
+        untyped("DCGM_FI_DEV_ECC_DBE_VOL_TOTAL", "Double-bit volatile ECC errors."),
         "ecc_uncorrected_total",
         1,
     ),
@@ -60,31 +60,31 @@ def write_dcgm_names(page: Page, snapshot: Snapshot, last_xid: Mapping[str, int]
         page.family(
             metric,
             [
-                (text, round(value * factor))
-                for text, gpu in named
+                (who, round(value * factor))
+                for who, gpu in named
                 if (value := getattr(gpu, field)) is not None
             ],
         )
     page.family(
-        POWER, [(text, gpu.power_watts) for text, gpu in named if gpu.power_watts is not None]
+        POWER, [(who, gpu.power_watts) for who, gpu in named if gpu.power_watts is not None]
     )
     _write_memory(page, named)
-    page.family(XID, [(text, last_xid.get(gpu.subject, 0)) for text, gpu in named])
+    page.family(XID, [(who, last_xid.get(gpu.subject, 0)) for who, gpu in named])
 
 
-def _write_memory(page: Page, named: list[tuple[str, Gpu]]) -> None:
+def _write_memory(page: Page, named: list[tuple[Labels, Gpu]]) -> None:
     used: list[Row] = []
     free: list[Row] = []
-    for text, gpu in named:
+    for who, gpu in named:
         if gpu.memory_used_bytes is not None:
-            used.append((text, gpu.memory_used_bytes // MIB))
+            used.append((who, gpu.memory_used_bytes // MIB))
             if gpu.memory_total_bytes is not None:
-                free.append((text, (gpu.memory_total_bytes - gpu.memory_used_bytes) // MIB))
+                free.append((who, (gpu.memory_total_bytes - gpu.memory_used_bytes) // MIB))
     page.family(MEMORY_USED, used)
     page.family(MEMORY_FREE, free)
 
 
-def _labels(node: str, gpu: Gpu) -> str:
+def _labels(node: str, gpu: Gpu) -> Labels:
     return labels(
         gpu=gpu.index,
         UUID=gpu.uuid,

@@ -12,7 +12,7 @@ from agent import metric_names as names
 from agent.dcgm_names import write_dcgm_names
 from agent.snapshot import Gpu, Host, RdmaPort, Snapshot
 from agent.stats import AgentStats
-from contract.metrics import Metric, Page, Row, labels
+from contract.metrics import Labels, Metric, Page, Row, labels
 from contract.vocabulary import Finding, SourceState
 
 
@@ -46,8 +46,8 @@ def _write_node(
     page: Page, snapshot: Snapshot, findings: Sequence[Finding], stats: AgentStats
 ) -> None:
     node = snapshot.node
-    text = labels(node=node)
-    page.one(names.SNAPSHOT_TIME, snapshot.taken_seconds, text)
+    who = labels(node=node)
+    page.one(names.SNAPSHOT_TIME, snapshot.taken_seconds, who)
     page.one(
         names.NODE_INFO,
         1,
@@ -77,10 +77,10 @@ def _write_node(
         ],
     )
     for metric, field in names.STATS_FIELDS:
-        page.one(metric, getattr(stats, field), text)
+        page.one(metric, getattr(stats, field), who)
 
 
-def _finding_labels(node: str, finding: Finding) -> str:
+def _finding_labels(node: str, finding: Finding) -> Labels:
     return labels(
         node=node,
         code=finding.code,
@@ -113,8 +113,8 @@ def _write_gpus(page: Page, snapshot: Snapshot, findings: Iterable[Finding]) -> 
     worst: dict[str, int] = {}
     for each in findings:
         worst[each.subject] = max(each.severity, worst.get(each.subject, 0))
-    page.family(names.GPU_SEVERITY, [(text, int(worst.get(gpu.subject, 0))) for text, gpu in named])
-    page.family(names.GPU_LOST, [(text, int(gpu.lost)) for text, gpu in named])
+    page.family(names.GPU_SEVERITY, [(who, int(worst.get(gpu.subject, 0))) for who, gpu in named])
+    page.family(names.GPU_LOST, [(who, int(gpu.lost)) for who, gpu in named])
     for metric, field in names.GPU_FIELDS:
         _write_field(page, metric, field, named)
     page.family(names.GPU_CLOCKS_HELD, _clocks_held(node, snapshot.gpus))
@@ -153,13 +153,13 @@ def _write_rdma(page: Page, node: str, ports: Sequence[RdmaPort]) -> None:
     )
     page.family(
         names.RDMA_ACTIVE,
-        [(text, int(port.state == "ACTIVE")) for text, port in named if port.state],
+        [(who, int(port.state == "ACTIVE")) for who, port in named if port.state],
     )
     page.family(
         names.RDMA_RATE,
         [
-            (text, port.rate_bits_per_second / 8)
-            for text, port in named
+            (who, port.rate_bits_per_second / 8)
+            for who, port in named
             if port.rate_bits_per_second is not None
         ],
     )
@@ -168,19 +168,19 @@ def _write_rdma(page: Page, node: str, ports: Sequence[RdmaPort]) -> None:
 
 
 def _write_host(page: Page, node: str, host: Host) -> None:
-    text = labels(node=node)
+    who = labels(node=node)
     for metric, field in names.HOST_FIELDS:
-        _write_field(page, metric, field, [(text, host)])
+        _write_field(page, metric, field, [(who, host)])
     named = [(labels(node=node, mount_point=disk.mount_point), disk) for disk in host.disks]
     _write_field(page, names.DISK_SIZE, "total_bytes", named)
     _write_field(page, names.DISK_AVAILABLE, "available_bytes", named)
 
 
 def _write_field(
-    page: Page, metric: Metric, field: str, named: Sequence[tuple[str, object]]
+    page: Page, metric: Metric, field: str, named: Sequence[tuple[Labels, object]]
 ) -> None:
     """One family from one field of many things; what was not measured has no sample."""
     page.family(
         metric,
-        [(text, value) for text, each in named if (value := getattr(each, field)) is not None],
+        [(who, value) for who, each in named if (value := getattr(each, field)) is not None],
     )

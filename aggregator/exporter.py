@@ -13,7 +13,7 @@ from aggregator.fleet import Fleet, NodeState
 from aggregator.journal import Journal
 from aggregator.policy.model import ClusterNode, ClusterView, Incident
 from aggregator.stats import AggregatorStats
-from contract.metrics import Page, Row, counter, gauge, histogram, labels
+from contract.metrics import Labels, Page, Row, counter, gauge, histogram, labels
 from contract.vocabulary import Phase, Severity
 
 SILENT_SECONDS = 60.0
@@ -150,16 +150,16 @@ def _write_self(
 def _write_nodes(page: Page, nodes: Iterable[NodeState], now: float) -> None:
     named = [(labels(node=node.name), node) for node in nodes]
     page.family(NODE_INFO, [(_node_identity(node), 1) for _, node in named])
-    page.family(NODE_GPUS, [(text, len(node.report.gpus)) for text, node in named])
-    page.family(NODE_WORST, [(text, int(node.worst or 0)) for text, node in named])
+    page.family(NODE_GPUS, [(who, len(node.report.gpus)) for who, node in named])
+    page.family(NODE_WORST, [(who, int(node.worst or 0)) for who, node in named])
     page.family(
-        NODE_AGE, [(text, round(max(0.0, now - node.received_seconds), 3)) for text, node in named]
+        NODE_AGE, [(who, round(max(0.0, now - node.received_seconds), 3)) for who, node in named]
     )
     page.family(
         NODE_UTILIZATION,
         [
-            (text, value)
-            for text, node in named
+            (who, value)
+            for who, node in named
             if (value := node.utilization_ratio) is not None and not _silent(node, now)
         ],
     )
@@ -169,7 +169,7 @@ def _silent(node: NodeState, now: float) -> bool:
     return now - node.received_seconds > SILENT_SECONDS
 
 
-def _node_identity(node: NodeState) -> str:
+def _node_identity(node: NodeState) -> Labels:
     return labels(
         node=node.name,
         model=node.gpu_model,
@@ -182,10 +182,10 @@ def _write_cluster_nodes(page: Page, fleet: Fleet, nodes: Iterable[ClusterNode])
     reported: list[Row] = [(labels(node=node.name), 1) for node in fleet]
     quarantined: list[Row] = []
     for node in nodes:
-        text = labels(node=node.name)
-        quarantined.append((text, int(keeps_pods_off(node))))
+        who = labels(node=node.name)
+        quarantined.append((who, int(keeps_pods_off(node))))
         if node.gpu_capacity and fleet.get(node.name) is None:
-            reported.append((text, 0))
+            reported.append((who, 0))
     page.family(NODE_REPORTED, reported)
     page.family(NODE_QUARANTINED, quarantined)
 

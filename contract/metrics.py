@@ -1,8 +1,7 @@
-"""Metrics as both processes write them: what a family is, and the Prometheus text it becomes.
+"""Metrics as both processes write them: what a family is, and pages of them for prometheus-client to expose.
 
-Lean on purpose: both sides render once per tick and serve the bytes to every scrape, so nothing here
-needs locks, a registry or child objects, and a device that is gone is simply not written again.
-The tests read what it writes with prometheus-client's parser and with ``promtool check metrics``.
+Both sides write a page from values and serve its bytes to every scrape, so there is no registry, no lock and no
+child object whose series would outlive its device.
 """
 
 from collections.abc import Iterable
@@ -10,6 +9,8 @@ from itertools import accumulate
 from typing import Literal, TypeVar
 
 import msgspec
+from prometheus_client import generate_latest
+from prometheus_client.metrics_core import Metric as Family
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """What a scrape is answered with."""
@@ -22,15 +23,20 @@ MAX_KEYS = 200
 
 K = TypeVar("K")
 
-Row = tuple[str, float]
-"""One sample: its labels as ``labels`` writes them, and its value."""
+Labels = dict[str, str]
+"""Label names and values."""
+
+NO_LABELS: Labels = {}
+
+Row = tuple[Labels, float]
+"""One sample."""
 
 
 class Metric(msgspec.Struct, frozen=True):
     """One metric family."""
 
     name: str
-    kind: Literal["gauge", "counter", "histogram"]
+    kind: Literal["gauge", "counter", "histogram", "unknown"]
     help: str
 
 
@@ -42,6 +48,11 @@ def gauge(name: str, text: str) -> Metric:
 def counter(name: str, text: str) -> Metric:
     """A value that only grows, until its process or its driver starts anew."""
     return Metric(name, "counter", text)
+
+
+def untyped(name: str, text: str) -> Metric:
+    """A value under somebody else's name, which says nothing about its type."""
+    return Metric(name, "unknown", text)
 
 
 def histogram(name: str, text: str) -> Metric:
@@ -80,53 +91,54 @@ class Buckets:
 
 
 class Page:
-    """One page of Prometheus text, written family by family."""
+    """One page of metrics: families in the order they were written, exposed by prometheus-client.
+
+    A page is made anew each time, so a device that is gone is simply not on it any more.
+    """
 
     def __init__(self) -> None:
-        self._lines: list[str] = []
+        self._families: list[Family] = []
 
     def family(self, metric: Metric, rows: Iterable[Row]) -> None:
         """Write one family, or nothing when it has no sample."""
-        name = metric.name
-        lines = [f"{name}{text} {value}" for text, value in rows]
-        if lines:
-            self._head(metric)
-            self._lines += lines
+        family = self._new(metric)
+        for labels_, value in rows:
+            family.add_sample(metric.name, labels_, value)
+        if family.samples:
+            self._families.append(family)
 
-    def one(self, metric: Metric, value: float, text: str = "") -> None:
+    def one(self, metric: Metric, value: float, labels_: Labels = NO_LABELS) -> None:
         """Write a family of a single sample."""
-        self._head(metric)
-        self._lines.append(f"{metric.name}{text} {value}")
+        self.family(metric, [(labels_, value)])
 
     def histogram(self, metric: Metric, buckets: Buckets) -> None:
         """Write a histogram without labels."""
-        self._head(metric)
-        bounds = [*(repr(bound) for bound in buckets.bounds), "+Inf"]
+        family = self._new(metric)
         cumulated = list(accumulate(buckets.counts))
-        self._lines += [
-            f'{metric.name}_bucket{{le="{bound}"}} {count}'
-            for bound, count in zip(bounds, cumulated, strict=True)
-        ]
-        self._lines += [f"{metric.name}_sum {buckets.sum}", f"{metric.name}_count {cumulated[-1]}"]
+        for bound, count in zip([*map(repr, buckets.bounds), "+Inf"], cumulated, strict=True):
+            family.add_sample(f"{metric.name}_bucket", {"le": bound}, count)
+        family.add_sample(f"{metric.name}_sum", {}, buckets.sum)
+        family.add_sample(f"{metric.name}_count", {}, cumulated[-1])
+        self._families.append(family)
+
+    def collect(self) -> Iterable[Family]:
+        """What prometheus-client asks of a collector."""
+        return self._families
 
     def render(self) -> bytes:
-        """The page, ready to serve. Text that is not valid Unicode costs a ``?``, never the page."""
-        return ("\n".join(self._lines) + "\n").encode("utf-8", "replace")
+        """The page, ready to serve."""
+        return generate_latest(self)
 
-    def _head(self, metric: Metric) -> None:
-        self._lines.append(
-            f"# HELP {metric.name} {metric.help}\n# TYPE {metric.name} {metric.kind}"
-        )
-
-
-def labels(**pairs: object) -> str:
-    """Labels as they stand in the text: ``{node="a",gpu="0"}``; a value is escaped and cut."""
-    return "{" + ",".join([f'{name}="{escape(str(value))}"' for name, value in pairs.items()]) + "}"
+    @staticmethod
+    def _new(metric: Metric) -> Family:
+        return Family(metric.name.removesuffix("_total"), metric.help, metric.kind)
 
 
-def escape(value: str) -> str:
-    """A label value as the text format wants it."""
-    value = value[:MAX_LABEL_TEXT]
-    if "\\" in value or '"' in value or "\n" in value:
-        return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
-    return value
+def labels(**pairs: object) -> Labels:
+    """Label values as text, cut to length; what is not valid Unicode costs a ``?``, never the page."""
+    return {name: _text(value) for name, value in pairs.items()}
+
+
+def _text(value: object) -> str:
+    text = str(value)[:MAX_LABEL_TEXT]
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -34,6 +34,11 @@ START = 1_700_000_000.0
 """Unix time at which every test begins."""
 
 HARD = ("NoSchedule", "NoExecute")
+DECISIVE = (SetTaint, RemoveTaint, SaveIncident, RecordEvent)
+"""What a decision is made of; conditions are plain facts."""
+
+NODE = "a000"
+CONFIG = PolicyConfig()
 
 
 def finding(
@@ -196,3 +201,11 @@ class World:
 def of(decision: Decision, *kinds: type) -> list[Intent]:
     """The intents of these kinds."""
     return [intent for intent in decision.intents if isinstance(intent, kinds)]
+
+
+def one_node(*findings: Finding, config: PolicyConfig = CONFIG) -> World:
+    """A cluster of one node, whose conditions are stated and which now has these findings."""
+    world = World(nodes(1), config)
+    world.settle()
+    world.report(NODE, *findings)
+    return world

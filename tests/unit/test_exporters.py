@@ -82,7 +82,7 @@ class TestText:
     def test_a_family_without_samples_is_not_written(self) -> None:
         page = Page()
         page.family(gauge("x", "Help."), [])
-        assert page.render() == b"\n"
+        assert page.render() == b""
 
     def test_buckets_are_cumulated(self) -> None:
         buckets = Buckets((1.0, 2.0))
@@ -92,8 +92,8 @@ class TestText:
         page.histogram(histogram("h", "Help."), buckets)
         text = page.render().decode()
         assert [line.rsplit(" ")[-1] for line in text.splitlines()[2:]] == [
-            *("2", "3", "4"),
-            *("102.0", "4"),
+            *("2.0", "3.0", "4.0"),
+            *("102.0", "4.0"),
         ]
 
     def test_a_tally_stops_growing(self) -> None:

@@ -5,6 +5,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.catalogue import Code, shipped
 from agent.checks import Observation
@@ -290,3 +292,123 @@ def test_every_xid_of_the_table_is_raised_at_once_and_known_by_its_rule() -> Non
     for code in shipped().codes.values():
         if code.code.startswith("xid-"):
             assert after_an_hour(code) == ([code.code] if code.clears == "driver" else [])
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One tick of a random life: how long after the one before, and what was so."""
+
+    seconds: int
+    readable: bool
+    bad: frozenset[Key]
+    silent: frozenset[str]
+    """Subjects of GPUs that do not answer."""
+    xids: frozenset[tuple[int, int]]
+    """(GPU index, XID)"""
+    content: frozenset[int]
+    """GPUs whose driver takes its verdict back."""
+
+
+GPUS = (gpu(0), gpu(1))
+SUBJECTS = tuple(each.subject for each in GPUS)
+CHECK_KEYS = [(s, c) for s in SUBJECTS for c in ("gpu-lost", "gpu-too-hot", "gpu-recovery-action")]
+
+
+def some(values: Iterable[Any]) -> st.SearchStrategy[Any]:
+    return st.just(frozenset()) | st.frozensets(st.sampled_from(list(values)), max_size=3)
+
+
+LIVES = st.lists(
+    st.builds(
+        Step,
+        seconds=st.integers(1, 45),
+        readable=st.sampled_from([True, True, True, False]),
+        bad=some(CHECK_KEYS),
+        silent=some(SUBJECTS),
+        xids=some([(n, x) for n in (0, 1) for x in (13, 48, 79, 777)]),
+        content=some([0, 1]),
+    ),
+    min_size=2,
+    max_size=30,
+)
+
+
+def live(steps: list[Step]) -> Iterable[tuple[float, Step, Mapping[Key, Fault], Node]]:
+    """Each step's time, the step, the book before it and the node after it."""
+    node, at = Node(), 0.0
+    for step in steps:
+        at += step.seconds
+        before = node.book
+        node.events(*(xid(number, at, gpu_index=n) for n, number in sorted(step.xids)))
+        node.events(*(verdict(0, at, gpu_index=n) for n in sorted(step.content)))
+        shown = tuple(msgspec.structs.replace(g, lost=g.subject in step.silent) for g in GPUS)
+        state = SourceState.OK if step.readable else SourceState.STUCK
+        seen = [bad(c, s) for s, c in sorted(step.bad)] if step.readable else []
+        node.tick(at, *seen, gpus=shown, sources=(source("nvidia", state),))
+        yield at, step, before, node
+
+
+def told(step: Step, key: Key) -> bool:
+    return any((SUBJECTS[n], f"xid-{number}") == key for n, number in step.xids)
+
+
+def good_for(key: Key, past: list[tuple[float, Step]], answering: bool) -> float:
+    """How long the newest unbroken run of good readings is; the test's own account of it."""
+    start = now = past[-1][0]
+    for at, step in reversed(past):
+        if not step.readable or key in step.bad or (answering and key[0] in step.silent):
+            break
+        start = at
+        if told(step, key):
+            break
+    else:
+        return now - start
+    return now - start if past[-1][1].readable and key not in past[-1][1].bad else -1.0
+
+
+@given(LIVES)
+def test_nothing_raised_is_gone_unless_its_own_rule_says_so(steps: list[Step]) -> None:
+    past: list[tuple[float, Step]] = []
+    for at, step, before, node in live(steps):
+        past.append((at, step))
+        gone = {key: each for key, each in before.items() if each.raised and key not in node.book}
+        for key, fault in gone.items():
+            recovered = SUBJECTS.index(key[0]) in step.content or (
+                (key[0], "gpu-recovery-action") in gone
+            )
+            rule = fault.code.clears
+            if rule in ("driver", "device-answers") and recovered:
+                continue
+            assert rule != "driver"
+            if rule == "quiet":
+                assert START + at - fault.last_seen_seconds >= TIMING.clear_seconds
+            else:
+                assert good_for(key, past, rule == "device-answers") >= TIMING.clear_seconds
+
+
+@given(LIVES)
+def test_nothing_stays_once_its_rule_says_that_it_is_over(steps: list[Step]) -> None:
+    past: list[tuple[float, Step]] = []
+    for at, step, _, node in live(steps):
+        past.append((at, step))
+        for key, fault in node.book.items():
+            if fault.code.clears == "quiet":
+                assert START + at - fault.last_seen_seconds < TIMING.clear_seconds
+            elif fault.code.clears != "driver" and step.readable and key not in step.bad:
+                answering = fault.code.clears == "device-answers"
+                assert good_for(key, past, answering) < TIMING.clear_seconds
+
+
+@given(LIVES)
+def test_the_hold_time_is_kept_and_the_book_is_sound(steps: list[Step]) -> None:
+    for at, step, before, node in live(steps):
+        for key, fault in node.book.items():
+            assert START < fault.since_seconds <= fault.last_seen_seconds <= START + at
+            assert fault.finding().count >= 1
+            if fault.code.hold and key in step.bad and step.readable:
+                assert fault.raised is (START + at - fault.since_seconds >= TIMING.hold_seconds)
+            if fault.code.hold and fault.raised and not before[key].raised:
+                assert step.readable
+                assert key in step.bad
+        assert {each.key for each in findings(node.book)} == {
+            key for key, each in node.book.items() if each.raised
+        }

@@ -165,7 +165,11 @@ def test_no_address_and_no_number_is_an_error(address: str, number: int) -> None
 
 
 @given(
-    st.integers(0, 0xFFFF), st.integers(0, 255), st.integers(0, 31), st.integers(1, 2**16), st.data()
+    st.integers(0, 0xFFFF),
+    st.integers(0, 255),
+    st.integers(0, 31),
+    st.integers(1, 2**16),
+    st.data(),
 )
 def test_an_address_reads_the_same_however_it_is_written(
     domain: int, bus: int, device: int, number: int, data: st.DataObject

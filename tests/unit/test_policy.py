@@ -18,29 +18,22 @@ from aggregator.policy.model import (
 )
 from contract.vocabulary import Domain, Finding, Phase, Severity, SourceState
 from tests.policy_builders import (
+    CONFIG,
     CRITICAL,
+    DECISIVE,
     DEGRADED,
     FATAL,
     INFO,
+    NODE,
     START,
     World,
     finding,
     incident,
     nodes,
     of,
+    one_node,
     sources,
 )
-
-NODE = "a000"
-CONFIG = PolicyConfig()
-DECISIVE = (SetTaint, RemoveTaint, SaveIncident, RecordEvent)
-
-
-def one_node(*findings: Finding, config: PolicyConfig = CONFIG) -> World:
-    world = World(nodes(1), config)
-    world.settle()
-    world.report(NODE, *findings)
-    return world
 
 
 @pytest.mark.parametrize("trouble", [FATAL, CRITICAL])
@@ -391,20 +384,6 @@ def test_the_same_input_gives_the_same_output_whatever_its_order() -> None:
     world.health = dict(reversed(world.health.items()))
     assert world.decide() == first
     assert len(first.intents) > 40
-
-
-def test_a_new_code_alone_is_not_worth_a_taint_write() -> None:
-    world = one_node(FATAL)
-    world.round()
-    world.report(NODE, finding("xid-48"))
-    assert not of(world.round(1.0), SetTaint, RemoveTaint)
-
-
-def test_a_taint_that_somebody_took_off_comes_back_without_another_event() -> None:
-    world = one_node(FATAL)
-    world.round()
-    world.put_taint(NODE, None)
-    assert [type(each) for each in world.round(1.0).intents] == [SetTaint]
 
 
 def test_a_fault_without_a_domain_we_know_shows_on_the_host() -> None:
