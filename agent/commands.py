@@ -11,7 +11,7 @@ import structlog
 
 from agent.assembly import real_agent, simulated_agent, version
 from agent.config import AgentSettings
-from agent.http import serving
+from agent.http import Pages, serving
 from agent.runtime import NodeAgent
 from agent.snapshot import readable_snapshot
 from agent.sources.replay import load_scenario
@@ -26,7 +26,7 @@ async def run(settings: AgentSettings, node: str) -> int:
     """Sample, check, export and report until SIGTERM or SIGINT."""
     agent = real_agent(settings, node, random=random.random)
     log.info("agent starts", node=node, version=version(), aggregator=settings.aggregator or "none")
-    await run_until_signal(_working([agent], settings, http=bool(settings.http_listen)))
+    await run_until_signal(_working([agent], settings))
     log.info("agent stopped", node=node)
     return 0
 
@@ -39,12 +39,12 @@ async def simulate(settings: AgentSettings, scenario_file: Path) -> int:
         simulated_agent(settings, scenario, name, start=start) for name in scenario.node_names()
     ]
     log.info("simulated fleet starts", nodes=len(agents), scenario=str(scenario_file))
-    await run_until_signal(_working(agents, settings, http=False))
+    await run_until_signal(_working(agents, settings))
     log.info("simulated fleet stopped")
     return 0
 
 
-async def _working(agents: list[NodeAgent], settings: AgentSettings, *, http: bool) -> None:
+async def _working(agents: list[NodeAgent], settings: AgentSettings) -> None:
     """Everything that runs for these agents; ends by cancellation, or when any part of it fails."""
     async with asyncio.TaskGroup() as tasks:
         for agent in agents:
@@ -57,8 +57,8 @@ async def _working(agents: list[NodeAgent], settings: AgentSettings, *, http: bo
                 )
                 tasks.create_task(agent.uplink.run(), name=f"uplink-{agent.node}")
             tasks.create_task(agent.run(), name=f"agent-{agent.node}")
-            if http:
-                tasks.create_task(_serve(agent, settings), name=f"http-{agent.node}")
+        if settings.http_listen:
+            tasks.create_task(_serve(agents, settings), name="http")
 
 
 async def snapshot(settings: AgentSettings, node: str) -> int:
@@ -110,10 +110,9 @@ async def _sampled(settings: AgentSettings, node: str, *, samples: int) -> NodeA
     return agent
 
 
-async def _serve(agent: NodeAgent, settings: AgentSettings) -> None:
-    async with serving(
-        agent, settings.http_listen, sample_seconds=settings.sample_seconds, clock=time.time
-    ) as port:
+async def _serve(agents: list[NodeAgent], settings: AgentSettings) -> None:
+    pages = Pages(agents, sample_seconds=settings.sample_seconds, clock=time.time)
+    async with serving(pages, settings.http_listen) as port:
         log.info("metrics served", port=port)
         await asyncio.Event().wait()
 

@@ -97,7 +97,9 @@ class Fleet:
             if report.findings
             else ()
         )
-        sources = tuple(source_from_wire(each) for each in report.sources)
+        sources = node.sources
+        if report.sources != node.report.sources:
+            sources = tuple(source_from_wire(each) for each in report.sources)
         changed = (
             node.reports_total == 0
             or {(each.key, each.severity) for each in node.findings}

@@ -6,6 +6,7 @@ speak to it over the real stream. With DEMO_SECONDS set it ends by itself.
 
 import asyncio
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -63,15 +64,24 @@ async def _demo(aggregator: Aggregator, seconds: float | None) -> None:
         work = tasks.create_task(aggregator.run(), name="aggregator")
         await aggregator.started.wait()
         address = f"127.0.0.1:{aggregator.grpc_port}"
+        agents = f"127.0.0.1:{free_port()}"
         real = ("run", "--http-listen", "127.0.0.1:0")
-        simulated = ("simulate", "--log-level", "error", str(SCENARIO))
+        simulated = ("simulate", "--http-listen", agents, "--log-level", "error", str(SCENARIO))
         async with _agent(real, address), _agent(simulated, address):
-            print(
-                f"\n  fleet page: http://localhost:{aggregator.http_port}   (Ctrl-C ends)\n",
-                flush=True,
-            )
+            page = f"http://localhost:{aggregator.http_port}"
+            print(f"\n  fleet page  {page}   (Ctrl-C ends)")
+            print(f"  metrics     {page}/metrics, and every node's by http://{agents}/targets\n")
+            sys.stdout.flush()
             await asyncio.sleep(seconds if seconds is not None else float("inf"))
         work.cancel()
+
+
+def free_port() -> int:
+    """A TCP port of the loopback address that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @asynccontextmanager

@@ -1,9 +1,13 @@
-"""Short words for policy tests: findings, nodes, and a small world that carries out what is decided."""
+"""For tests of policy and engine: findings, nodes, agents, a small world, an edge that can fail."""
 
-from collections.abc import Iterable, Mapping
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
+from aggregator.cluster import EdgeError
+from aggregator.cluster.observe import ObserveEdge
+from aggregator.fleet import Fleet
 from aggregator.policy.config import PolicyConfig
 from aggregator.policy.decide import Decision, decide
 from aggregator.policy.health import NodeHealth
@@ -19,7 +23,10 @@ from aggregator.policy.model import (
     SetCondition,
     SetTaint,
     Taint,
+    kind_of,
 )
+from contract import report_pb2 as pb
+from contract.codec import finding_to_wire, source_to_wire
 from contract.vocabulary import (
     Action,
     Domain,
@@ -209,3 +216,94 @@ def one_node(*findings: Finding, config: PolicyConfig = CONFIG) -> World:
     world.settle()
     world.report(NODE, *findings)
     return world
+
+
+class Agents:
+    """One agent per node of a world, reporting to a real Fleet when told to."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._fleet = Fleet()
+        self.faults: dict[str, dict[str, Finding]] = {name: {} for name in world.nodes}
+        """Per node, by subject."""
+        self.silent: set[str] = set()
+        self.blind: set[str] = set()
+        """Nodes whose driver does not answer."""
+        self.report_all()
+
+    def restart_aggregator(self) -> None:
+        """Its memory is gone; agents that live connect and say everything again."""
+        self._fleet = Fleet()
+        self.report_all()
+
+    def report_all(self) -> None:
+        for name in self._world.nodes:
+            self.report(name)
+
+    def report(self, name: str) -> None:
+        if name in self.silent:
+            return
+        nvidia = SourceState.STUCK if name in self.blind else SourceState.OK
+        wire = pb.NodeReport(
+            node=name,
+            findings=[finding_to_wire(each) for each in self.faults[name].values()],
+            sources=[source_to_wire(each) for each in sources(nvidia=nvidia)],
+        )
+        silence = self._world.config.silent_after_seconds
+        self._fleet.apply(wire, self._world.now, silent_after_seconds=silence)
+
+    def health(self) -> dict[str, NodeHealth]:
+        """What the engine would hand to the policy now."""
+        now = self._world.now
+        return {
+            node.name: NodeHealth(
+                name=node.name,
+                pool=self._world.nodes[node.name].pool,
+                findings=node.findings,
+                sources=node.sources,
+                age_seconds=now - node.received_seconds,
+                clear_seconds=now - node.clear_since_seconds,
+            )
+            for node in self._fleet
+        }
+
+
+class ScriptedEdge(ObserveEdge):
+    """Observe mode, with failures, slowness and a lease that a test can take away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.leading = True
+        self.fails: Callable[[Intent], bool] = lambda intent: False
+        self.error: Exception = EdgeError("the API server says no")
+        self.seconds = 0.0
+        self.log: list[tuple[float, Intent]] = []
+        self.departed: set[str] = set()
+        self.running = self.most_running = 0
+
+    async def apply(self, intent: Intent) -> None:
+        self.log.append((asyncio.get_running_loop().time(), intent))
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        try:
+            if self.seconds:
+                await asyncio.sleep(self.seconds)
+        finally:
+            self.running -= 1
+        if self.fails(intent):
+            raise self.error
+        await super().apply(intent)
+
+    def view(self) -> ClusterView:
+        view = super().view()
+        if not self.departed:
+            return view
+        left = {name: node for name, node in view.nodes.items() if name not in self.departed}
+        return ClusterView(synced=True, nodes=left, incidents=view.incidents)
+
+    def kinds(self, *, but_conditions: bool = True) -> list[str]:
+        return [
+            kind_of(intent)
+            for _, intent in self.log
+            if not (but_conditions and isinstance(intent, SetCondition))
+        ]

@@ -129,12 +129,12 @@ async def cluster(control_plane: ControlPlane) -> ControlPlane:
     assert status in (200, 201)
 
     def established(crd: Json) -> bool:
-        conditions = crd.get("status", {}).get("conditions", ())
+        conditions = crd.get("status", {}).get("conditions") or ()
         return any(one["type"] == "Established" and one["status"] == "True" for one in conditions)
 
     await control_plane.until(CRD_PATH, established)
     async with asyncio.timeout(20):
-        while (await control_plane.request("GET", INCIDENTS))[0] == 429:  # noqa: ASYNC110
+        while (await control_plane.request("GET", INCIDENTS))[0] == 429:
             await asyncio.sleep(0.05)  # established, its storage still being made
     return control_plane
 

@@ -92,7 +92,7 @@ async def two(plane: ControlPlane, settings: LeaseSettings) -> AsyncIterator[lis
     await first.until_leading()
     second = Candidate(plane, settings)
     try:
-        while not second.elector._seen:  # noqa: ASYNC110 - it tells nobody that it looked
+        while not second.elector._seen:
             await asyncio.sleep(0.01)
         yield [first, second]
     finally:

@@ -82,6 +82,22 @@ def test_well_known_xids(number: int, severity: Severity, action: Action) -> Non
     assert (code.code, code.severity, code.action) == (f"xid-{number}", severity, action)
 
 
+def test_how_bad_each_of_our_own_findings_is() -> None:
+    """Pods are kept off, or moved, by these words: a change here is a change for every user."""
+    by_severity: dict[str, set[str]] = {}
+    for code in shipped().codes.values():
+        if not code.code.startswith("xid-"):
+            by_severity.setdefault(code.severity.label, set()).add(code.code)
+    assert by_severity == {
+        "fatal": {"gpu-lost"},
+        "critical": {
+            *("gpu-count", "gpu-recovery-action", "rdma-port-down", "rdma-port-missing"),
+            *("host-memory-pressure", "disk-pressure"),
+        },
+        "degraded": {"gpu-too-hot", "nvidia-stuck", "rdma-link-flap"},
+    }
+
+
 @pytest.mark.parametrize("number", [0, 999, 10**9])
 def test_an_unknown_xid_is_shown_and_never_acted_on(number: int) -> None:
     code = shipped().xid(number)

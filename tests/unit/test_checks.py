@@ -1,5 +1,6 @@
 """The checks: what is bad now, from one snapshot and the memory of those before."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from contract.vocabulary import Action, SourceState
 from tests.support import gpu, port, snapshot, source
 
 GIB = 1 << 30
-IN_SOURCE = {
+IN_SOURCE: dict[str, Any] = {
     "gpus": (gpu(0, lost=True), gpu(1, temperature_celsius=120, recovery_action=1)),
     "rdma_ports": (port(state="DOWN"),),
 }
@@ -174,7 +175,7 @@ def test_a_counter_not_readable_for_once_hides_no_flap() -> None:
 @given(st.lists(st.none() | st.integers(0, 20), max_size=12))
 def test_flaps_are_the_rises_between_readable_values(values: list[int | None]) -> None:
     known = [value for value in values if value is not None]
-    rises = sum(after > before for before, after in zip(known, known[1:], strict=False))
+    rises = sum(after > before for before, after in pairwise(known))
     assert len(counts(*values)) == rises
 
 

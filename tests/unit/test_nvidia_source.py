@@ -12,10 +12,7 @@ from hypothesis import strategies as st
 from agent.snapshot import Gpu
 from agent.sources import SourceAbsentError, SourceFailingError
 from agent.sources import nvml_wire as wire
-from agent.sources.nvidia import NvmlChild
-
-# pytest-asyncio makes an event loop of its own and never closes it, unless it is told that there is none.
-asyncio.set_event_loop(None)
+from agent.sources.nvml_process import NvmlChild
 
 NODE = 8
 IDENTITY = {"uuid", "pci_bus_id", "index", "model", "serial", "lost"}

@@ -1,6 +1,7 @@
 """The policy over time: crashes, doubles, leftovers, growth, and a machine that tries to break it."""
 
 import itertools
+from collections.abc import Iterable
 
 import msgspec
 import pytest
@@ -8,7 +9,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from aggregator.fleet import Fleet
 from aggregator.policy.config import PolicyConfig, budget
 from aggregator.policy.decide import Decision, decide
 from aggregator.policy.health import NodeHealth
@@ -22,9 +22,7 @@ from aggregator.policy.model import (
     SetTaint,
     Taint,
 )
-from contract import report_pb2 as pb
-from contract.codec import finding_to_wire, source_to_wire
-from contract.vocabulary import Finding, Phase, Severity, SourceState
+from contract.vocabulary import Phase, Severity, SourceState
 from tests.policy_builders import (
     CONFIG,
     DECISIVE,
@@ -32,6 +30,7 @@ from tests.policy_builders import (
     HARD,
     NODE,
     START,
+    Agents,
     World,
     finding,
     incident,
@@ -48,10 +47,11 @@ TIMING = PolicyConfig(
     flap_window_seconds=600,
     flap_most_seconds=80,
     silent_after_seconds=12,
-    budget_percent=20,
+    budget_percent=34,
     budget_count=5,
 )
-CLUSTER = [*nodes(10, "a"), *nodes(3, "b")]
+POOLS = (("a", 6), ("b", 2))
+CLUSTER = [node for pool, count in POOLS for node in nodes(count, pool)]
 NAMES = st.sampled_from([node.name for node in CLUSTER])
 SUBJECTS = st.sampled_from(["gpu:0", "gpu:1"])
 SEVERITIES = st.sampled_from(Severity)
@@ -63,52 +63,47 @@ class Policy(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.world = World(CLUSTER, TIMING)
-        self.fleet = Fleet()
-        self.faults: dict[str, dict[str, Finding]] = {node.name: {} for node in CLUSTER}
-        self.silent: set[str] = set()
-        self.blind: set[str] = set()
-        self.reports()
+        self.agents = Agents(self.world)
 
     # What happens to nodes.
 
     @rule(node=NAMES, subject=SUBJECTS, severity=SEVERITIES)
     def a_fault_is_raised(self, node: str, subject: str, severity: Severity) -> None:
         raised = finding(f"c{severity}", severity, subject=subject, since=self.world.now)
-        self.faults[node][subject] = raised
-        self.report(node)
+        self.agents.faults[node][subject] = raised
+        self.agents.report(node)
 
     @rule(node=NAMES)
     def faults_clear(self, node: str) -> None:
-        self.faults[node].clear()
-        self.report(node)
+        self.agents.faults[node].clear()
+        self.agents.report(node)
 
     @rule(node=NAMES)
     def an_agent_falls_silent_or_returns(self, node: str) -> None:
-        self.silent ^= {node}
+        self.agents.silent ^= {node}
 
     @rule(node=NAMES)
     def the_driver_hangs_or_answers(self, node: str) -> None:
-        self.blind ^= {node}
-        self.report(node)
+        self.agents.blind ^= {node}
+        self.agents.report(node)
 
     # What happens to us.
 
     @rule()
     def the_aggregator_restarts(self) -> None:
-        self.fleet = Fleet()
-        self.reports()
+        self.agents.restart_aggregator()
 
     @rule(steps=st.sampled_from([1, 1, 3, 6, 30]))
     def time_passes(self, steps: int) -> None:
         for _ in range(steps):
             self.world.now += REPORT_SECONDS
-            self.reports()
+            self.agents.report_all()
             self.whole_round()
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 7.0]), keep=st.lists(st.booleans(), max_size=8))
     def only_some_writes_succeed(self, seconds: float, keep: list[bool]) -> None:
         self.world.now += seconds
-        self.reports()
+        self.agents.report_all()
         kept = itertools.cycle(keep or [False])
         self.apply(each for each in self.checked().intents if next(kept))
 
@@ -144,12 +139,12 @@ class Policy(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """However it stands: once all is well, everything is released, and stays so."""
-        self.silent.clear()
-        self.blind.clear()
-        for node, faults in self.faults.items():
+        self.agents.silent.clear()
+        self.agents.blind.clear()
+        for name, faults in self.agents.faults.items():
             faults.clear()
-            if self.world.open_incidents(node):
-                self.world.hold(node, held=False)
+            if self.world.open_incidents(name):
+                self.world.hold(name, held=False)
         self.time_passes(int((TIMING.flap_most_seconds + 20) / REPORT_SECONDS))
         assert not [each for each in self.world.incidents.values() if each.open]
         for node in self.world.nodes.values():
@@ -157,40 +152,10 @@ class Policy(RuleBasedStateMachine):
             assert {each.status for each in node.conditions.values()} == {"True"}
         for _ in range(5):
             self.world.now += REPORT_SECONDS
-            self.reports()
+            self.agents.report_all()
             assert self.checked() == Decision()
 
     # How it is done.
-
-    def report(self, node: str) -> None:
-        if node in self.silent:
-            return
-        nvidia = SourceState.STUCK if node in self.blind else SourceState.OK
-        wire = pb.NodeReport(
-            node=node,
-            findings=[finding_to_wire(each) for each in self.faults[node].values()],
-            sources=[source_to_wire(each) for each in sources(nvidia=nvidia)],
-        )
-        silence = TIMING.silent_after_seconds
-        self.fleet.apply(wire, self.world.now, silent_after_seconds=silence)
-
-    def reports(self) -> None:
-        for node in self.world.nodes:
-            self.report(node)
-
-    def health(self) -> dict[str, NodeHealth]:
-        now = self.world.now
-        return {
-            node.name: NodeHealth(
-                name=node.name,
-                pool=self.world.nodes[node.name].pool,
-                findings=node.findings,
-                sources=node.sources,
-                age_seconds=now - node.received_seconds,
-                clear_seconds=now - node.clear_since_seconds,
-            )
-            for node in self.fleet
-        }
 
     def used(self, pool: str) -> set[str]:
         """Nodes that take no new pods, or are about to."""
@@ -201,10 +166,10 @@ class Policy(RuleBasedStateMachine):
         }
         return wanted | set(self.world.quarantined(pool))
 
-    def apply(self, intents: "itertools.chain[Intent] | list[Intent]") -> None:
+    def apply(self, intents: Iterable[Intent]) -> None:
         before = {pool: self.used(pool) for pool in "ab"}
         self.world.apply(intents)
-        for pool, count in (("a", 10), ("b", 3)):
+        for pool, count in POOLS:
             allowed = max(budget(count, TIMING), len(before[pool]))
             assert len(self.used(pool)) <= allowed, "over the budget, and by our doing"
 
@@ -214,16 +179,20 @@ class Policy(RuleBasedStateMachine):
         self.nobody_waits_while_there_is_room()
         second = self.checked()
         assert not set(second.intents) & set(first.intents)
-        closed = {each.node for each in of(first, SaveIncident) if not each.incident.open}
+        closed = {
+            each.node
+            for each in first.intents
+            if isinstance(each, SaveIncident) and not each.incident.open
+        }
         assert {each.node for each in second.intents} <= closed, "done, and still wanted"
         self.apply(list(second.intents))
         assert not self.checked().intents
 
     def nobody_waits_while_there_is_room(self) -> None:
-        for pool, count in (("a", 10), ("b", 3)):
+        for pool, count in POOLS:
             waiting = [
                 name
-                for name, health in self.health().items()
+                for name, health in self.agents.health().items()
                 if health.pool == pool
                 and health.age_seconds <= TIMING.silent_after_seconds
                 and health.at_least(Severity.CRITICAL)
@@ -234,7 +203,7 @@ class Policy(RuleBasedStateMachine):
 
     def checked(self) -> Decision:
         """One decision, with everything that must be true of any."""
-        known = self.health()
+        known = self.agents.health()
         decision = decide(known.values(), self.world.view, TIMING, self.world.now)
         assert decision == decide(known.values(), self.world.view, TIMING, self.world.now)
         for intent in decision.intents:
@@ -248,22 +217,21 @@ class Policy(RuleBasedStateMachine):
                 assert intent.condition.status == "Unknown"
             return
         there = self.world.open_incidents(intent.node)
-        taint = self.world.taint(intent.node)
         assert health.age_seconds <= TIMING.silent_after_seconds, "decided about a silent node"
         assert not any(each.hold for each in there), "decided against a person's hold"
         hard = bool(health.at_least(Severity.CRITICAL))
         if isinstance(intent, SetTaint) and intent.taint.effect in HARD:
             assert hard or any(each.phase is Phase.QUARANTINED for each in there)
-        if isinstance(intent, RemoveTaint) and taint is not None and taint.effect in HARD and there:
-            if there[0].phase is Phase.QUARANTINED:
-                assert not hard
-                assert intent.node not in self.blind, "released what nobody can see"
-                assert health.clear_seconds >= TIMING.release_after_seconds
+        quarantined = any(each.phase is Phase.QUARANTINED for each in there)
+        if isinstance(intent, RemoveTaint) and quarantined:
+            assert not hard
+            assert intent.node not in self.agents.blind, "released what nobody can see"
+            assert health.clear_seconds >= TIMING.release_after_seconds
 
 
 Policy.TestCase.settings = settings(
-    max_examples=120,
-    stateful_step_count=40,
+    max_examples=60,
+    stateful_step_count=30,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],

@@ -1,0 +1,47 @@
+"""A busy eight-GPU node behind the stand-in, and sources that read it."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.sources.nvidia import NvidiaSource
+from contract.vocabulary import Event
+from tests.integration.nvidia.rig import Make, alive
+from tests.nvml.standin import Scenario, h100_node
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> Scenario:
+    return Scenario(tmp_path / "scenario").set(gpus=h100_node(busy=True))
+
+
+@pytest.fixture
+def events() -> asyncio.Queue[Event]:
+    return asyncio.Queue()
+
+
+@pytest.fixture
+async def make(scenario: Scenario, events: asyncio.Queue[Event]) -> AsyncIterator[Make]:
+    """Sources that are closed at the end, with retries so quick that no test waits for one."""
+    sources: list[NvidiaSource] = []
+
+    def build(**options: Any) -> NvidiaSource:
+        quick = {"deadline_seconds": 5.0, "backoff_seconds": 0.02, "absent_retry_seconds": 0.02}
+        given = {"environment": scenario.env(), **quick, **options}
+        sources.append(
+            NvidiaSource(
+                emit=events.put_nowait, clock=time.time, random=random.Random(7).random, **given
+            )
+        )
+        return sources[-1]
+
+    yield build
+    for source in sources:
+        pids = source.child_pids
+        await source.close()
+        assert not [pid for pid in pids if alive(pid)]
