@@ -4,7 +4,9 @@ import argparse
 import asyncio
 import os
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 from agent.config import ENV_PREFIX, AgentSettings, node_name
 from contract.process import configure_logging, split_address
@@ -73,12 +75,25 @@ def main(argv: list[str] | None = None) -> int:
     from agent import commands  # late: --help and mistakes answer at once
 
     if arguments.command == "run":
-        return asyncio.run(commands.run(settings, node))
+        return _finish(commands.run(settings, node))
     if arguments.command == "snapshot":
-        return asyncio.run(commands.snapshot(settings, node))
+        return _finish(commands.snapshot(settings, node))
     if arguments.command == "record":
-        return asyncio.run(commands.record(settings, node, arguments.output, arguments.seconds))
-    return asyncio.run(commands.simulate(settings, arguments.scenario))
+        return _finish(commands.record(settings, node, arguments.output, arguments.seconds))
+    return _finish(commands.simulate(settings, arguments.scenario))
+
+
+def _finish(work: Coroutine[Any, Any, int]) -> int:
+    """Run to the end; a port that is taken or a file that cannot be read is told in one line."""
+    reason: BaseException
+    try:
+        return asyncio.run(work)
+    except* OSError as group:
+        reason = group
+    while isinstance(reason, BaseExceptionGroup):
+        reason = reason.exceptions[0]
+    print(f"fleetmedic-agent: {reason}", file=sys.stderr)
+    return 1
 
 
 def _check_address(text: str) -> None:

@@ -79,6 +79,7 @@ class Uplink:
         self._sent_up_to: dict[int, int] = {}
         """Sequence → position after the last event that report carried."""
         self._sequence = 0
+        self._session_number = 0
         self._urgent = False
         self._wake = asyncio.Event()
         self._oldest_unanswered: float | None = None
@@ -146,6 +147,8 @@ class Uplink:
                 reader.result()
             finally:
                 self.connected = False
+                self._session_number += 1
+                self._wake.set()  # gRPC leaves the generator of a call that the other side ended
                 call.cancel()
                 reader.cancel()
                 watchdog.cancel()
@@ -175,7 +178,8 @@ class Uplink:
         self._sent_up_to.clear()
         self._oldest_unanswered = None
         loop = asyncio.get_running_loop()
-        while True:
+        session = self._session_number
+        while session == self._session_number:
             urgent, self._urgent = self._urgent, False
             self._wake.clear()
             if self._state is not None:

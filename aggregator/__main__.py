@@ -78,6 +78,11 @@ def check(settings: AggregatorSettings) -> None:
             raise SettingsError(f"{name}: {error}") from error
     if settings.kubeconfig and not Path(settings.kubeconfig).is_file():
         raise SettingsError(f"kubeconfig: no file {settings.kubeconfig!r}")
+    namespace, _, account = settings.agent_service_account.partition("/")
+    if not namespace or not account or "/" in account:
+        raise SettingsError(
+            f"agent_service_account: {settings.agent_service_account!r} is not namespace/name"
+        )
     if bool(settings.tls_cert_file) != bool(settings.tls_key_file):
         raise SettingsError("tls_cert_file and tls_key_file go together: give both or neither")
     times = (

@@ -152,6 +152,6 @@ class Fleet:
 def _finding(message: pb.Finding, now: float) -> Finding:
     """One finding; a start that is no time, or still to come, is now: it decides who goes first."""
     finding = finding_from_wire(message)
-    if 0.0 <= finding.since_seconds <= now:
+    if 0.0 < finding.since_seconds <= now:
         return finding
     return msgspec.structs.replace(finding, since_seconds=now)

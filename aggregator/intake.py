@@ -33,6 +33,13 @@ Authenticate = Callable[[str, str], Awaitable[str]]
 MAX_NODE_NAME = 253
 """RFC 1123 subdomain, as Kubernetes bounds node names."""
 
+MAX_PARTS = 1_000
+"""Devices, ports, disks and sources of one node, each; empty ones cost two bytes to send and much to keep."""
+
+MAX_WORD = 256
+"""Characters kept of a finding's code and subject. Fifty findings and a timeline of them have to fit into one
+object of etcd (1.5 MB), where one character may take six bytes."""
+
 MAX_REPORTS_PER_SECOND = 50.0
 """Per agent; bursts of urgent reports stay far below, a runaway agent is slowed down by its own stream."""
 
@@ -42,6 +49,8 @@ _SERVER_OPTIONS = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.so_reuseport", 0),
+    # A connection without its stream is closed: gRPC would open the next stream on it, past the Service.
+    ("grpc.max_connection_idle_ms", 500),
 )
 
 
@@ -61,6 +70,7 @@ class Intake:
         knows: Callable[[str], bool],
         authenticate: Authenticate,
         stats: AggregatorStats,
+        leading: Callable[[], bool] = lambda: True,
         max_reports_per_second: float = MAX_REPORTS_PER_SECOND,
     ) -> None:
         self._accept = accept
@@ -68,6 +78,7 @@ class Intake:
         self._knows = knows
         self._authenticate = authenticate
         self._stats = stats
+        self._leading = leading
         self._pace_seconds = 1 / max_reports_per_second
         self._streams: dict[str, asyncio.Queue[bytes]] = {}
 
@@ -89,6 +100,7 @@ class Intake:
         return handler
 
     async def _connect(self, requests: AsyncIterator[bytes], context: Any) -> None:
+        await self._end_unless_leading(context)
         metadata: Mapping[str, str] = dict(context.invocation_metadata() or ())
         claimed = metadata.get(NODE_METADATA, "")
         token = metadata.get(TOKEN_METADATA, "").removeprefix("Bearer ")
@@ -107,6 +119,7 @@ class Intake:
             loop = asyncio.get_running_loop()
             free_at = loop.time() - 1
             async for message in requests:
+                await self._end_unless_leading(context)
                 acknowledgement = self._take(message, node)
                 async with writing:
                     await context.write(acknowledgement)
@@ -115,13 +128,22 @@ class Intake:
                 if free_at > loop.time():
                     await asyncio.sleep(free_at - loop.time())
         finally:
+            # No await before the books are right: gRPC may cancel this a second time.
             self._stats.connections -= 1
-            if sender is not None:
-                sender.cancel()
-                await asyncio.gather(sender, return_exceptions=True)
             if node and self._streams.get(node) is directives:
                 del self._streams[node]
                 self._gone(node)
+            if sender is not None:
+                sender.cancel()
+                await asyncio.gather(sender, return_exceptions=True)
+
+    async def _end_unless_leading(self, context: Any) -> None:
+        """Send the agent away: a Service moves no stream that is open, and the leader needs its reports."""
+        if not self._leading():
+            self._stats.refuse("not-leading")
+            await context.abort(
+                grpc.StatusCode.UNAVAILABLE, "not the leader: another aggregator takes the reports"
+            )
 
     async def _identify(self, token: str, claimed: str, context: Any) -> str:
         """The proven node; without one the stream ends here, with the reason."""
@@ -142,6 +164,10 @@ class Intake:
         reason = self._why_refuse(report, node)
         if reason:
             return _ack(report.sequence, reason)
+        for finding in report.findings:
+            if len(finding.code) > MAX_WORD or len(finding.subject) > MAX_WORD:
+                finding.code = finding.code[:MAX_WORD]
+                finding.subject = finding.subject[:MAX_WORD]
         self._stats.reports_total += 1
         self._stats.events_total += len(report.events)
         self._accept(report)
@@ -152,6 +178,10 @@ class Intake:
         if not name or len(name) > MAX_NODE_NAME or len(report.events) > MAX_EVENTS:
             self._stats.reports_malformed_total += 1
             return "malformed: no usable node name, or more events than a report may carry"
+        parts = (report.gpus, report.rdma_ports, report.sources, report.host.disks)
+        if any(len(each) > MAX_PARTS for each in parts):
+            self._stats.reports_malformed_total += 1
+            return f"malformed: more than {MAX_PARTS} devices, ports, sources or disks"
         if name != node:
             self._stats.refuse("not-your-node")
             return f"this connection speaks for {node or 'no node'!r}, not for {name!r}"
@@ -180,10 +210,16 @@ class IntakeServer:
     ) -> None:
         self._server = grpc.aio.server(options=_SERVER_OPTIONS)
         self._server.add_generic_rpc_handlers((intake.handler(),))
-        if credentials is None:
-            self.port = self._server.add_insecure_port(listen)
-        else:
-            self.port = self._server.add_secure_port(listen, credentials)
+        try:
+            if credentials is None:
+                self.port = self._server.add_insecure_port(listen)
+            else:
+                self.port = self._server.add_secure_port(listen, credentials)
+        except RuntimeError as error:
+            why = "the address is in use or not ours" + (
+                ", or the certificate and key cannot be used" if credentials else ""
+            )
+            raise OSError(f"cannot listen for agents on {listen}: {why}") from error
         """The port really bound; differs from the one asked for when that was 0."""
 
     async def __aenter__(self) -> "IntakeServer":

@@ -97,6 +97,7 @@ class Aggregator:
             knows=self.edge.knows,
             authenticate=authenticator(self.settings, self.edge),
             stats=self.stats,
+            leading=lambda: self.edge.leading,
         )
         app_box.append(create_app(self._web_deps()))
         runner = web.AppRunner(app_box[0], access_log=None, shutdown_timeout=1.0)
@@ -137,7 +138,7 @@ class Aggregator:
 
     def _announce(self) -> None:
         log.info(
-            "aggregator ready",
+            "aggregator started",
             page=f"http://localhost:{self.http_port}",
             reports=f"localhost:{self.grpc_port}",
             mode=self.edge.mode,

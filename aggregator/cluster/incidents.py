@@ -18,6 +18,8 @@ from aggregator.policy.model import Incident, TimelineEntry
 from contract.vocabulary import Action, Domain, Finding, Phase, Severity
 
 API_VERSION = "fleetmedic.io/v1alpha1"
+MAX_COUNT = 2**63 - 1
+"""The schema's int64: a larger one would be refused, and with it the whole status, for ever."""
 INCIDENTS = f"/apis/{API_VERSION}/incidents"
 
 
@@ -131,7 +133,7 @@ def _from_finding(finding: Finding) -> _Finding:
         evidence=finding.evidence,
         since_time=times.exact(finding.since_seconds),
         last_seen_time=times.exact(finding.last_seen_seconds),
-        count=finding.count,
+        count=min(finding.count, MAX_COUNT),
     )
 
 

@@ -98,7 +98,7 @@ class KubernetesEdge(ClusterEdge):
         self._elector = Elector(
             self._api,
             settings.lease,
-            on_change=self._changed,
+            on_change=self._leadership_changed,
             clock=clock,
             wall=wall,
             random=random,
@@ -206,6 +206,13 @@ class KubernetesEdge(ClusterEdge):
     def _permit(self) -> None:
         if not self.leading:
             raise EdgeError("not the leader: another aggregator decides, or none does yet")
+
+    def _leadership_changed(self) -> None:
+        """A new leader first reads anew: its picture may be older than what the last one wrote."""
+        if self._elector.leading:
+            self._nodes.refresh()
+            self._incidents.refresh()
+        self._changed()
 
     def _changed(self) -> None:
         self._snapshot = None

@@ -86,6 +86,7 @@ class Elector:
         self._seen_at = -math.inf  # and since when it has been that one, monotonic
         self._claimed = False  # whether the Lease may say that it is ours
         self._closed = False
+        self._trouble = ""  # why we cannot even try, as last said aloud
         self._step_lock = asyncio.Lock()
 
     @property
@@ -122,10 +123,14 @@ class Elector:
             led = self._mine is not None
             try:
                 await (self._renew() if led else self._acquire())
+                self._trouble = ""
             except ApiError as error:
                 if led and not self.leading:
                     log.warning("could not renew the lease in time", error=str(error))
                     self._stop_leading()
+                elif not led and not isinstance(error, Conflict) and str(error) != self._trouble:
+                    self._trouble = str(error)  # said once, not at each attempt
+                    log.warning("cannot ask for the lease", lease=self._path, error=self._trouble)
 
     async def _renew(self) -> None:
         """Write our Lease again; when somebody touched it, look whose it is now."""

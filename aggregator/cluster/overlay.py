@@ -18,6 +18,7 @@ from aggregator.policy.model import (
 )
 
 REMEMBERED = 10_000
+MAX_CLOSED_INCIDENTS = 500
 
 
 class Overlay:
@@ -42,6 +43,13 @@ class Overlay:
                 self._conditions.setdefault(node, {})[type_] = condition
             case SaveIncident(incident=incident):
                 self._incidents[incident.name] = incident
+                self._trim()
+
+    def _trim(self) -> None:
+        """A dry run may last for weeks: forget the closed incidents that were written first."""
+        closed = [name for name, each in self._incidents.items() if not each.open]
+        for name in closed[: max(0, len(closed) - MAX_CLOSED_INCIDENTS)]:
+            del self._incidents[name]
 
     def nodes(self, real: Mapping[str, ClusterNode]) -> dict[str, ClusterNode]:
         """The nodes as if all had been written."""

@@ -5,6 +5,7 @@ ourselves is put in at once (``put``), so that a decision never overlooks our ow
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from typing import Generic, NamedTuple, TypeVar
@@ -13,7 +14,14 @@ import msgspec
 import structlog
 
 from aggregator.cluster.client import Api, Json
-from aggregator.cluster.errors import ApiError, Gone, TooManyRequests, Unavailable
+from aggregator.cluster.errors import (
+    ApiError,
+    Forbidden,
+    Gone,
+    NotFound,
+    TooManyRequests,
+    Unavailable,
+)
 
 T = TypeVar("T")
 
@@ -86,6 +94,7 @@ class Reflector(Generic[T]):
         self._written: dict[str, Entry[T]] | None = {}  # put during a list; None outside of one
         self._failures = 0
         self._heard = clock()
+        self._turn: asyncio.Timeout | None = None  # while running; ends early when a list is due
         self.synced = False
         """Whether there was a full list; what is known then only ever gets older, not partial."""
 
@@ -101,27 +110,48 @@ class Reflector(Generic[T]):
 
     async def run(self) -> None:
         """Follow the collection until cancelled; no answer of the server ends it."""
-        while True:
-            pause = 0.0
-            started = self._clock()
-            try:
-                if self._position is None:
-                    await self._list()
-                await self._follow()
-            except Gone:
+        try:
+            while True:
+                with contextlib.suppress(TimeoutError):  # a new list is due: begin anew
+                    async with asyncio.timeout(None) as self._turn:
+                        await asyncio.sleep(await self._attempt())
+        finally:
+            self._turn = None
+
+    def refresh(self) -> None:
+        """List again at once, whatever is under way: what is known may be old. Not ``synced`` until then."""
+        self.synced = False
+        self._position = None
+        self._failures = 0
+        if self._turn is not None and not self._turn.expired():
+            self._turn.reschedule(asyncio.get_running_loop().time())
+
+    async def _attempt(self) -> float:
+        """List if need be and follow until that ends; how long to pause then."""
+        started = self._clock()
+        try:
+            if self._position is None:
+                await self._list()
+            await self._follow()
+        except Gone:
+            self._position = None
+            return self._backoff()
+        except ApiError as error:
+            pause = self._backoff()
+            if isinstance(error, TooManyRequests):
+                pause = max(pause, error.retry_after_seconds)
+            elif not isinstance(error, Unavailable):
                 self._position = None
-                pause = self._backoff()
-            except ApiError as error:
-                pause = self._backoff()
-                if isinstance(error, TooManyRequests):
-                    pause = max(pause, error.retry_after_seconds)
-                elif not isinstance(error, Unavailable):
-                    self._position = None
-                log.warning("lost sight of a collection", path=self._path, error=str(error))
-            else:
-                if self._clock() - started < 1.0:  # an end this early is a failure in disguise
-                    pause = self._backoff()
-            await asyncio.sleep(pause)
+            log.warning(
+                "lost sight of a collection",
+                path=self._path,
+                error=str(error),
+                retry_seconds=round(pause, 1),
+                **_remedy(error),
+            )
+            return pause
+        # An end this early is a failure in disguise.
+        return self._backoff() if self._clock() - started < 1.0 else 0.0
 
     def put(self, obj: Json) -> Entry[T]:
         """Take in an object as the server answered one of our own requests.
@@ -205,6 +235,15 @@ class Reflector(Generic[T]):
         longest = self._timings.backoff_seconds * 2.0 ** min(self._failures, 16)
         self._failures += 1
         return min(longest, self._timings.backoff_max_seconds) * (0.5 + self._random() / 2)
+
+
+def _remedy(error: ApiError) -> dict[str, str]:
+    """What a person has to do, where waiting will not help."""
+    if isinstance(error, NotFound):
+        return {"remedy": "install the CRD: kubectl apply -f deploy/crd/incidents.yaml"}
+    if isinstance(error, Forbidden):
+        return {"remedy": "check the token and the rights in deploy/base/rbac.yaml"}
+    return {}
 
 
 def _values(entries: Mapping[str, Entry[T]]) -> dict[str, T]:

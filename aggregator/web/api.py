@@ -60,7 +60,11 @@ def create_app(deps: WebDeps) -> web.Application:
             web.get("/api/v1/nodes/{name}", api.node),
             web.get("/api/v1/incidents", api.incidents),
             web.get("/api/v1/decisions", api.decisions),
-            web.get("/api/v1/events", EventStream(deps, rows, broadcaster).handle),
+            web.get(
+                "/api/v1/events",
+                EventStream(deps, rows, broadcaster).handle,
+                allow_head=False,  # it would be answered with a body, for ever
+            ),
             *Extender(deps.scores, deps.stats).routes(),
         ]
     )

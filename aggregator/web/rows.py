@@ -146,7 +146,7 @@ def _build(name: str, pool: str, state: NodeState | None, inputs: _Inputs) -> No
         connected=connected,
         received_seconds=state.received_seconds if state and state.reports_total else None,
         score=score.score if score else None,
-        utilization_ratio=_rounded(state.utilization_ratio, 3) if state else None,
+        utilization_ratio=_share(state.utilization_ratio, 3) if state else None,
         gpus=tuple(_cell(gpu, worst) for gpu in report.gpus) if report else (),
         ports=tuple(_dot(port, worst) for port in report.rdma_ports) if report else (),
     )
@@ -207,7 +207,7 @@ def _cell(gpu: pb.Gpu, worst: Mapping[str, Finding]) -> GpuCell:
         index=gpu.index,
         health=gpu_health(gpu, finding),
         code=finding.code if finding else "",
-        utilization_ratio=_rounded(use, 2),
+        utilization_ratio=_share(use, 2),
         memory_used_ratio=_memory_ratio(gpu),
         temperature_celsius=(
             _rounded(gpu.temperature_celsius, 0) if gpu.HasField("temperature_celsius") else None
@@ -226,6 +226,11 @@ def _memory_ratio(gpu: pb.Gpu) -> float | None:
 def _dot(port: pb.RdmaPort, worst: Mapping[str, Finding]) -> PortDot:
     health = port_health(port, worst) if worst else "healthy"
     return PortDot(name=port_name(port), health=health, state=port.state)
+
+
+def _share(value: float | None, digits: int) -> float | None:
+    """A ratio as sent; what is not 0..1 was not measured, so that one agent cannot spoil the fleet's mean."""
+    return round(value, digits) if value is not None and 0.0 <= value <= 1.0 else None
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

@@ -10,7 +10,7 @@ from aiohttp.test_utils import TestServer
 
 from aggregator.web.api import BROADCASTER, create_app
 from tests.browser import CHROMIUM, MISSING, Page, chromium
-from tests.integration.test_web import GPUS, World
+from tests.integration.web.world import GPUS, World
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason=MISSING)
 

@@ -25,7 +25,7 @@ BOOT = START - 1000.0
 XID_79 = b"NVRM: Xid (PCI:0000:3b:00): 79, GPU has fallen off the bus."
 
 
-def write_port(root: Path, device: str, number: int = 1, **changes: str) -> None:
+def write_port(root: Path, device: str, number: int = 1, /, **changes: str) -> None:
     """One port as the kernel shows it in sysfs, every file ending in a line end."""
     folder = root / "class" / "infiniband" / device / "ports" / str(number)
     (folder / "counters").mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ async def test_every_port_in_our_units(tmp_path: Path) -> None:
 
 
 async def test_what_a_port_does_not_tell_is_none(tmp_path: Path) -> None:
-    write_port(tmp_path, "mlx5_0", **{"counters/link_downed": "n/a", "rate": "", "state": ""})
+    write_port(tmp_path, "mlx5_0", 1, **{"counters/link_downed": "n/a", "rate": "", "state": ""})
     counters = tmp_path / "class/infiniband/mlx5_0/ports/1/counters"
     (counters / "port_rcv_data").unlink()
     (port,) = await rdma(tmp_path)
@@ -212,6 +212,25 @@ async def test_the_fifo_survives_its_writer(kmsg: Kmsg, fifo: Path) -> None:
     assert len(kmsg.events) == 3
 
 
+async def test_a_fifo_without_a_writer_costs_nothing(
+    kmsg: Kmsg, fifo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opened for reading alone it would be readable for ever once a writer has left."""
+    await asyncio.to_thread(fifo.write_bytes, XID_79 + b"\n")
+    await kmsg.lines(1)
+    reads: list[int] = []
+
+    def reading(descriptor: int, _: int) -> bytes:
+        reads.append(descriptor)
+        return b""
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "read", reading)
+        for _ in range(20):
+            await asyncio.sleep(0)
+    assert reads == []
+
+
 async def test_ten_thousand_lines_lose_none(kmsg: Kmsg, fifo: Path) -> None:
     lines = b"".join(
         b"6,%d,%d,-;NVRM: Xid (PCI:0000:3b:00): %d, pid=1\n" % (n, n, n % 200)
@@ -281,7 +300,7 @@ async def test_without_permission_it_says_what_is_needed(
     reader = Kmsg(tmp_path / "kmsg")
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", refuse)
-        with pytest.raises(SourceFailingError, match="Operation not permitted.*CAP_SYSLOG"):
+        with pytest.raises(SourceFailingError, match=r"Operation not permitted.*CAP_SYSLOG"):
             await reader.source.read()
 
 

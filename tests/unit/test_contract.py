@@ -207,6 +207,15 @@ def _varint(number: int) -> bytes:
     return bytes([*out, number])
 
 
+@pytest.mark.parametrize("kind", WAYS)
+def test_no_text_from_outside_is_kept_whole_however_long(kind: type) -> None:
+    _, from_wire, wire = WAYS[kind]
+    strings = [each.name for each in wire.DESCRIPTOR.fields if each.type == each.TYPE_STRING]
+    value = from_wire(wire(**dict.fromkeys(strings, "x" * 5000)))
+    fields = [getattr(value, name) for name in value.__struct_fields__]
+    assert [len(each) for each in fields if isinstance(each, str)] == [MAX_TEXT] * len(strings)
+
+
 def test_long_evidence_is_cut_before_it_is_sent() -> None:
     event = Event(id="1", time_seconds=0.0, kind="xid", subject="s", message="m" * 10_000)
     assert len(codec.event_to_wire(event).SerializeToString()) < 2 * MAX_TEXT

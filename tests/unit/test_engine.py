@@ -150,6 +150,7 @@ async def test_without_news_nothing_is_written_and_the_page_lives_on() -> None:
         await asyncio.sleep(20.0)
         assert len(bench.edge.log) == written
         assert len(bench.published) == 22
+        assert not bench.published[-1][1]
 
 
 async def test_who_does_not_lead_writes_nothing_and_catches_up_when_it_does() -> None:

@@ -1,6 +1,7 @@
 """The fleet's picture: what counts as news, what is remembered and for how long."""
 
 import math
+from typing import cast
 
 import pytest
 
@@ -10,18 +11,15 @@ from contract.vocabulary import Severity, SourceState
 from contract.wire import MAX_FINDINGS
 
 NOW = 1_700_000_000.0
-WARM = pb.Finding(code="warm", subject="gpu:0", severity=20, since_time_seconds=NOW - 5)
-LOST = pb.Finding(code="lost", subject="gpu:1", severity=40, since_time_seconds=NOW - 3)
-NVIDIA = pb.SourceStatus(name="nvidia", state=10)
-HOST = pb.SourceStatus(name="host", state=10)
 
 
-def report(*parts: pb.Finding | pb.SourceStatus, node: str = "n") -> pb.NodeReport:
-    return pb.NodeReport(
-        node=node,
-        findings=[each for each in parts if isinstance(each, pb.Finding)],
-        sources=[each for each in parts if isinstance(each, pb.SourceStatus)],
-    )
+def source(name: str, state: int, reason: str = "") -> pb.SourceStatus:
+    return pb.SourceStatus(name=name, state=cast("pb.SourceState", state), reason=reason)
+
+
+def fault(code: str, subject: str, severity: Severity, since: float) -> pb.Finding:
+    message = pb.Finding(code=code, subject=subject, since_time_seconds=since)
+    return changed(message, severity=int(severity))
 
 
 def changed(message: pb.Finding, **fields: object) -> pb.Finding:
@@ -30,6 +28,20 @@ def changed(message: pb.Finding, **fields: object) -> pb.Finding:
     for name, value in fields.items():
         setattr(other, name, value)
     return other
+
+
+WARM = fault("warm", "gpu:0", Severity.DEGRADED, NOW - 5)
+LOST = fault("lost", "gpu:1", Severity.FATAL, NOW - 3)
+NVIDIA = source("nvidia", 10)
+HOST = source("host", 10)
+
+
+def report(*parts: pb.Finding | pb.SourceStatus, node: str = "n") -> pb.NodeReport:
+    return pb.NodeReport(
+        node=node,
+        findings=[each for each in parts if isinstance(each, pb.Finding)],
+        sources=[each for each in parts if isinstance(each, pb.SourceStatus)],
+    )
 
 
 def known(fleet: Fleet, name: str = "n") -> NodeState:
@@ -60,16 +72,16 @@ def known(fleet: Fleet, name: str = "n") -> NodeState:
         (report(WARM), report(changed(WARM, subject="gpu:7")), True),
         (report(NVIDIA, HOST), report(NVIDIA, HOST), False),
         (report(NVIDIA, HOST), report(HOST, NVIDIA), False),
-        (report(NVIDIA), report(pb.SourceStatus(name="nvidia", state=10, reason="x")), False),
-        (report(NVIDIA), report(pb.SourceStatus(name="nvidia", state=40)), True),
+        (report(NVIDIA), report(source("nvidia", 10, "x")), False),
+        (report(NVIDIA), report(source("nvidia", 40)), True),
         (report(NVIDIA), report(HOST), True),
         (report(NVIDIA), report(), True),
         (report(), report(NVIDIA), True),
         # Words of a newer agent are news once, not with every report.
         (report(pb.SourceStatus(name="x")), report(pb.SourceStatus(name="x")), False),
         (
-            report(pb.SourceStatus(name="x", state=25)),  # type: ignore[arg-type]
-            report(pb.SourceStatus(name="x", state=25)),  # type: ignore[arg-type]
+            report(source("x", 25)),
+            report(source("x", 25)),
             False,
         ),
         (report(changed(WARM, severity=25)), report(changed(WARM, severity=25)), False),
@@ -86,11 +98,9 @@ def test_news_is_a_change_of_findings_severities_or_source_states(
 
 def test_what_is_no_news_is_still_the_newest_picture() -> None:
     fleet = Fleet()
-    fleet.apply(report(WARM, pb.SourceStatus(name="nvidia", state=30, reason="old")), NOW)
+    fleet.apply(report(WARM, source("nvidia", 30, "old")), NOW)
     fleet.apply(
-        report(
-            changed(WARM, evidence="93 C"), pb.SourceStatus(name="nvidia", state=30, reason="new")
-        ),
+        report(changed(WARM, evidence="93 C"), source("nvidia", 30, "new")),
         NOW + 5,
     )
     node = known(fleet)
@@ -102,7 +112,7 @@ def test_what_is_no_news_is_still_the_newest_picture() -> None:
 def test_sources_go_by_their_names() -> None:
     fleet = Fleet()
     fleet.apply(report(NVIDIA, HOST), NOW)
-    fleet.apply(report(HOST, pb.SourceStatus(name="rdma", state=10)), NOW + 5)
+    fleet.apply(report(HOST, source("rdma", 10)), NOW + 5)
     assert [each.name for each in known(fleet).sources] == ["host", "rdma"]
 
 
@@ -138,7 +148,7 @@ def test_findings_beyond_the_bound_are_not_kept() -> None:
     assert len(known(fleet).findings) == MAX_FINDINGS
 
 
-@pytest.mark.parametrize("since", [math.nan, math.inf, -math.inf, -1.0, NOW + 60])
+@pytest.mark.parametrize("since", [math.nan, math.inf, -math.inf, -1.0, 0.0, NOW + 60])
 def test_a_start_that_is_no_time_is_now(since: float) -> None:
     """It decides whose turn it is in the pool's budget: an agent may not claim any place it likes."""
     fleet = Fleet()

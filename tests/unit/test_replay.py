@@ -133,6 +133,8 @@ def test_a_flapping_link_counts_each_time_it_goes_down() -> None:
 def test_a_flapping_link_flaps_again_in_the_next_lap() -> None:
     fleet = Fleet(step("ports: [2], flap_seconds: 3"), top="repeat_seconds: 100")
     assert downs(fleet, 10, 13, 16, 19, 110, 113, 116, 119) == [1, 2, 3, 4, 5, 6, 7, 8]
+    once = Fleet(step("ports: [2], flap_seconds: 30"), top="repeat_seconds: 100")
+    assert downs(once, 10, 19, 110, 119) == [1, 1, 2, 2]
 
 
 def test_a_port_can_be_down() -> None:

@@ -1,0 +1,135 @@
+"""A small fleet and cluster for the HTTP side to show, changed by a test at will."""
+
+from typing import Any
+
+from aggregator.fleet import Fleet
+from aggregator.journal import Decision, Journal
+from aggregator.policy.model import (
+    ClusterNode,
+    ClusterView,
+    Condition,
+    Incident,
+    Taint,
+    TimelineEntry,
+)
+from aggregator.scores.inputs import fleet_facts
+from aggregator.scores.model import NodeScore, score_table
+from aggregator.stats import AggregatorStats
+from aggregator.web.deps import WebDeps
+from contract import report_pb2 as pb
+from contract.codec import finding_to_wire
+from contract.vocabulary import Action, Domain, Finding, Phase, Severity
+
+NOW = 1_760_000_000.0
+GPUS = 8
+
+
+class World:
+    """A small fleet and cluster that a test changes at will."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+        self.fleet = Fleet()
+        self.journal = Journal()
+        self.stats = AggregatorStats()
+        self.nodes: dict[str, ClusterNode] = {}
+        self.incidents: dict[str, Incident] = {}
+        self.scores: dict[str, NodeScore] = {}
+        self.synced = True
+        self.leading = True
+        self.mode = "observe"
+
+    def view(self) -> ClusterView:
+        return ClusterView(
+            synced=self.synced, nodes=dict(self.nodes), incidents=dict(self.incidents)
+        )
+
+    def deps(self, **changed: Any) -> WebDeps:
+        known: dict[str, Any] = {
+            "fleet": self.fleet,
+            "view": self.view,
+            "mode": lambda: self.mode,
+            "leading": lambda: self.leading,
+            "journal": self.journal,
+            "stats": self.stats,
+            "scores": lambda: dict(self.scores),
+            "metrics": lambda: b"fleetmedic_up 1\n",
+            "clock": lambda: self.now,
+            "version": "1.2.3",
+        }
+        return WebDeps(**(known | changed))
+
+    def report(self, name: str, *findings: Finding, use: float = 0.5, score: bool = True) -> None:
+        """A report of eight GPUs and one RDMA port arrives."""
+        report = pb.NodeReport(node=name, agent_version="0.1.0", driver_version="550.1")
+        for index in range(GPUS):
+            report.gpus.append(
+                pb.Gpu(
+                    uuid=f"GPU-{index}",
+                    pci_bus_id=f"0000:{index}b:00.0",
+                    index=index,
+                    model="H100",
+                    utilization_ratio=use,
+                    temperature_celsius=50.0,
+                    memory_used_bytes=40 << 30,
+                    memory_total_bytes=80 << 30,
+                    process_count=1,
+                )
+            )
+        report.rdma_ports.append(pb.RdmaPort(device="mlx5_0", port=1, state="ACTIVE"))
+        report.sources.append(pb.SourceStatus(name="nvidia", state=pb.SOURCE_STATE_OK))
+        report.host.cpu_utilization_ratio = 0.25
+        report.findings.extend(finding_to_wire(each) for each in findings)
+        self.fleet.apply(report, self.now)
+        self.nodes.setdefault(name, ClusterNode(name=name, gpu_capacity=GPUS))
+        if score:
+            self.score()
+
+    def score(self) -> None:
+        self.scores = score_table(fleet_facts(self.fleet, self.view()), self.now)
+
+    def lose_gpu(self, name: str) -> None:
+        """GPU 3 is lost, the node is quarantined, an incident is open."""
+        lost = finding()
+        self.nodes[name] = ClusterNode(
+            name=name,
+            gpu_capacity=GPUS,
+            taint=Taint("gpu-lost", "NoSchedule"),
+            conditions={"GPUHealthy": Condition("False", "GpuLost")},
+        )
+        self.incidents[f"inc-{name}"] = incident(name)
+        self.report(name, lost)
+
+    def decide(self, text: str, *, taken: bool = True) -> None:
+        kind = "set-taint" if taken else "declined"
+        self.journal.add(
+            Decision(time_seconds=self.now, node="node-1", kind=kind, text=text, taken=taken)
+        )
+
+
+def finding(severity: Severity = Severity.FATAL) -> Finding:
+    return Finding(
+        code="gpu-lost",
+        subject="gpu:0000:3b:00.0",
+        severity=severity,
+        action=Action.REBOOT_NODE,
+        domain=Domain.GPU,
+        evidence="<b>fell off</b> the bus",
+        since_seconds=NOW - 60,
+        last_seen_seconds=NOW,
+    )
+
+
+def incident(node: str, phase: Phase = Phase.QUARANTINED) -> Incident:
+    return Incident(
+        name=f"inc-{node}",
+        node=node,
+        pool="H100",
+        phase=phase,
+        findings=(finding(),),
+        opened_seconds=NOW - 60,
+        quarantined_seconds=NOW - 59,
+        closed_seconds=NOW if phase is Phase.CLOSED else None,
+        next_step="drain",
+        timeline=(TimelineEntry(NOW - 60, Phase.SUSPECT, "seen"),),
+    )
