@@ -72,7 +72,9 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_BAD_SETTINGS
     configure_logging(settings.log_level, settings.log_format)
     node = node_name(settings, os.environ.get("NODE_NAME"))
-    from agent import commands  # late: --help and mistakes answer at once
+    # Late, so that --help and mistakes answer at once.
+    from agent import commands
+    from agent.sources.replay import load_scenario
 
     if arguments.command == "run":
         return _finish(commands.run(settings, node))
@@ -80,7 +82,12 @@ def main(argv: list[str] | None = None) -> int:
         return _finish(commands.snapshot(settings, node))
     if arguments.command == "record":
         return _finish(commands.record(settings, node, arguments.output, arguments.seconds))
-    return _finish(commands.simulate(settings, arguments.scenario))
+    try:
+        scenario = load_scenario(arguments.scenario.read_bytes())
+    except (OSError, ValueError) as error:
+        print(f"fleetmedic-agent: scenario {arguments.scenario}: {error}", file=sys.stderr)
+        return EXIT_BAD_SETTINGS
+    return _finish(commands.simulate(settings, scenario))
 
 
 def _finish(work: Coroutine[Any, Any, int]) -> int:

@@ -4,7 +4,6 @@ import asyncio
 import random
 import sys
 import time
-from pathlib import Path
 
 import msgspec
 import structlog
@@ -14,7 +13,7 @@ from agent.config import AgentSettings
 from agent.http import Pages, serving
 from agent.runtime import NodeAgent
 from agent.snapshot import readable_snapshot
-from agent.sources.replay import load_scenario
+from agent.sources.replay import Scenario
 from agent.uplink import Uplink, UplinkSettings
 from contract.process import run_until_signal
 from contract.vocabulary import readable
@@ -31,14 +30,13 @@ async def run(settings: AgentSettings, node: str) -> int:
     return 0
 
 
-async def simulate(settings: AgentSettings, scenario_file: Path) -> int:
+async def simulate(settings: AgentSettings, scenario: Scenario) -> int:
     """Run one agent per node of a scenario, all reporting, until SIGTERM or SIGINT."""
-    scenario = load_scenario(await asyncio.to_thread(scenario_file.read_bytes))
     start = time.time()
     agents = [
         simulated_agent(settings, scenario, name, start=start) for name in scenario.node_names()
     ]
-    log.info("simulated fleet starts", nodes=len(agents), scenario=str(scenario_file))
+    log.info("simulated fleet starts", nodes=len(agents), steps=len(scenario.steps))
     await run_until_signal(_working(agents, settings))
     log.info("simulated fleet stopped")
     return 0

@@ -59,7 +59,9 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     expected_gpus: Annotated[
         int,
         Meta(
-            ge=-1, le=64, description="GPUs this node should have; -1: learn it from what was seen"
+            ge=-1,
+            le=64,
+            description="GPUs this node should have; -1: those that this agent has seen",
         ),
     ] = -1
     gpu_too_hot_celsius: Annotated[

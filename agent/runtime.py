@@ -68,6 +68,8 @@ class NodeAgent:
         self._statuses: dict[str, SourceStatus] = {}
         self._pending: list[Event] = []
         self._wake = asyncio.Event()
+        self._sampled = asyncio.Event()
+        """Set after the first tick: before it there is no snapshot to judge an event by."""
 
     def emit(self, event: Event) -> None:
         """Take one event from a source; it is judged as soon as the loop turns."""
@@ -89,21 +91,28 @@ class NodeAgent:
 
     async def run(self) -> None:
         """Sample in rhythm and judge events at once, until cancelled; then let the sources go."""
-        loop = asyncio.get_running_loop()
         try:
-            next_tick = loop.time()
-            while True:
-                if loop.time() >= next_tick:
-                    await self.tick()
-                    next_tick = max(next_tick + self._settings.sample_seconds, loop.time())
-                try:
-                    async with asyncio.timeout_at(next_tick):
-                        await self._wake.wait()
-                except TimeoutError:
-                    continue
-                self.drain_events()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._sample(), name=f"sampler-{self.node}")
+                tasks.create_task(self._listen(), name=f"listener-{self.node}")
         finally:
             await asyncio.gather(*(source.close() for source in self.sources))
+
+    async def _sample(self) -> None:
+        loop = asyncio.get_running_loop()
+        next_tick = loop.time()
+        while True:
+            await self.tick()
+            self._sampled.set()
+            next_tick = max(next_tick + self._settings.sample_seconds, loop.time())
+            await asyncio.sleep(next_tick - loop.time())
+
+    async def _listen(self) -> None:
+        """Judge what a source pushes without waiting for a tick: a driver that hangs holds ticks up."""
+        await self._sampled.wait()
+        while True:
+            await self._wake.wait()
+            self.drain_events()
 
     async def tick(self) -> None:
         """Read every source side by side, check, export, offer a report."""

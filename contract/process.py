@@ -17,25 +17,21 @@ def configure_logging(level: str, form: Literal["text", "json"]) -> None:
     if form == "json":
         renderer = structlog.processors.JSONRenderer()
     else:
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=24)
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            pad_event_to=24,
+            exception_formatter=structlog.dev.plain_traceback,  # the default prints local variables
+        )
     structlog.configure(
         processors=[
-            structlog.stdlib.add_log_level
-            if form == "json"
-            else structlog.processors.add_log_level,
+            structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info if form == "json" else _keep,
+            *([structlog.processors.format_exc_info] if form == "json" else []),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
     )
-
-
-def _keep(
-    logger: object, name: str, event: structlog.typing.EventDict
-) -> structlog.typing.EventDict:
-    return event
 
 
 async def run_until_signal(work: Coroutine[Any, Any, None]) -> None:

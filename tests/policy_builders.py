@@ -252,6 +252,10 @@ class Agents:
         silence = self._world.config.silent_after_seconds
         self._fleet.apply(wire, self._world.now, silent_after_seconds=silence)
 
+    def silent_for(self, seconds: float) -> list[str]:
+        """Nodes whose newest report is older than this."""
+        return [name for name, each in self.health().items() if each.age_seconds > seconds]
+
     def health(self) -> dict[str, NodeHealth]:
         """What the engine would hand to the policy now."""
         now = self._world.now
