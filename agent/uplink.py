@@ -32,6 +32,8 @@ ACK_DEADLINE_SECONDS = 15.0
 """A stream whose reports go unanswered for this long is torn down and opened anew."""
 
 _CHANNEL_OPTIONS = (
+    # A new channel is a new connection, which the Service leads to whoever leads by then.
+    ("grpc.use_local_subchannel_pool", 1),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),

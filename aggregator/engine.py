@@ -112,6 +112,7 @@ class Engine:
         now = self._clock()
         if self._leading_since is None:
             self._leading_since = now
+            self._forget([node.name for node in self._fleet if not node.connected])
         view = self._edge.view()
         if view.synced:
             self._forget_departed(view)
@@ -124,10 +125,12 @@ class Engine:
             await self._carry_out(decision.intents, view)
 
     def _forget_departed(self, view: ClusterView) -> None:
-        departed = [node.name for node in self._fleet if node.name not in view.nodes]
-        for name in departed:
+        self._forget([node.name for node in self._fleet if node.name not in view.nodes])
+
+    def _forget(self, names: Sequence[str]) -> None:
+        for name in names:
             self._fleet.forget(name)
-        self._changed.update(departed)
+        self._changed.update(names)
 
     def _never_heard(self, view: ClusterView, waited_seconds: float) -> Iterator[NodeHealth]:
         """Nodes that carry our word from before our start, and whose agent never came back since."""

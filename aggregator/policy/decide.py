@@ -14,6 +14,7 @@ from aggregator.policy.health import NodeHealth, conditions
 from aggregator.policy.incidents import (
     STEPPED,
     Step,
+    departed,
     duplicate,
     open_incident,
     step,
@@ -64,7 +65,11 @@ def decide(
     open_incidents, doubles = _open_incidents(view)
     room = _Room(view, open_incidents, config)
     earlier = _earlier_quarantines(view, config, now)
-    intents: list[Intent] = []
+    intents: list[Intent] = [
+        departed(each, now)
+        for each in open_incidents.values()
+        if each.node not in view.nodes and not each.hold
+    ]
     declined: list[Declined] = []
     for health, node in sorted(present, key=_urgency):
         intents += conditions(health, node, silent_after_seconds=config.silent_after_seconds)

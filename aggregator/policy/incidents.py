@@ -71,6 +71,15 @@ def duplicate(incident: Incident, now: float) -> SaveIncident:
     return SaveIncident(incident=closed, reason=text)
 
 
+def departed(incident: Incident, now: float) -> SaveIncident:
+    """Close the incident of a node that is no longer part of the cluster."""
+    text = "closed: the node left the cluster"
+    closed = msgspec.structs.replace(
+        _moved(incident, Phase.CLOSED, text, now), closed_seconds=now, next_step=""
+    )
+    return SaveIncident(incident=closed, reason=text)
+
+
 def step(
     incident: Incident,
     health: NodeHealth,

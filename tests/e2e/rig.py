@@ -176,6 +176,12 @@ class Rig:
                     return float(value)
         return 0.0
 
+    async def counted(self, series: str, *, timeout_s: float = 20) -> None:
+        """Wait until this counter is above zero; the page is rendered in the aggregator's own rhythm."""
+        async with asyncio.timeout(timeout_s):
+            while not await self.metric(series):
+                await asyncio.sleep(0.05)
+
     def scheduler_config(self) -> dict[str, Any]:
         """The shipped scheduler configuration, pointed at this rig's aggregator."""
         shipped = ROOT / "deploy" / "scheduler" / "kube-scheduler-config.yaml"

@@ -219,6 +219,7 @@ async def test_the_standby_takes_over_with_the_same_incident_and_nothing_said_tw
     _, seen = await pair.second.plane.request("GET", f"/api/v1/nodes/{bad.name}")
     assert quarantined(seen), "the node stays out of service"
     same = await incident_of(pair.second, bad)
+    assert same is not None
     assert same["metadata"]["uid"] == opened["metadata"]["uid"]
     assert await quarantine_events(pair.second, bad) == [1]
 

@@ -53,6 +53,9 @@ POOLS = (("a", 6), ("b", 2))
 CLUSTER = [node for pool, count in POOLS for node in nodes(count, pool)]
 NAMES = st.sampled_from([*[NODE, "b000"] * 4, *(node.name for node in CLUSTER)])
 """Two nodes most of the time: trouble needs several things to happen to the same one."""
+GROUPS = st.sampled_from(
+    [[NODE], ["b000"], *([one.name for one in nodes(size, pool)] for pool, size in POOLS)]
+)
 SUBJECTS = st.sampled_from(["gpu:0", "gpu:1"])
 SEVERITIES = st.sampled_from(Severity)
 
@@ -73,27 +76,28 @@ class Policy(RuleBasedStateMachine):
         self.agents.faults[node][subject] = raised
         self.agents.report(node)
 
-    @rule(node=NAMES)
-    def faults_clear(self, node: str) -> None:
-        self.agents.faults[node].clear()
-        self.agents.report(node)
+    @rule(names=GROUPS)
+    def faults_clear(self, names: list[str]) -> None:
+        for name in names:
+            self.agents.faults[name].clear()
+            self.agents.report(name)
 
-    @rule(pool=st.sampled_from("ab"), severity=SEVERITIES)
-    def a_whole_pool_breaks(self, pool: str, severity: Severity) -> None:
-        for name in self.world.nodes:
-            if name.startswith(pool):
-                self.a_fault_is_raised(name, "gpu:0", severity)
+    @rule(names=GROUPS, severity=SEVERITIES)
+    def many_break_at_once(self, names: list[str], severity: Severity) -> None:
+        for name in names:
+            self.a_fault_is_raised(name, "gpu:0", severity)
 
-    @rule(node=NAMES)
-    def an_agent_falls_silent(self, node: str) -> None:
-        self.agents.silent.add(node)
+    @rule(names=GROUPS)
+    def agents_fall_silent(self, names: list[str]) -> None:
+        self.agents.silent.update(names)
 
-    @rule(node=NAMES, restarted=st.booleans())
-    def the_driver_hangs(self, node: str, restarted: bool) -> None:
-        self.agents.blind.add(node)
-        if restarted:
-            self.agents.faults[node].clear()  # an agent that starts anew knows of none
-        self.agents.report(node)
+    @rule(names=GROUPS, restarted=st.booleans())
+    def drivers_hang(self, names: list[str], restarted: bool) -> None:
+        for name in names:
+            self.agents.blind.add(name)
+            if restarted:
+                self.agents.faults[name].clear()  # an agent that starts anew knows of none
+            self.agents.report(name)
 
     @rule()
     def all_answer_again(self) -> None:
@@ -107,7 +111,7 @@ class Policy(RuleBasedStateMachine):
     def the_aggregator_restarts(self) -> None:
         self.agents.restart_aggregator()
 
-    @rule(steps=st.sampled_from([1, 3, 6, 9]))
+    @rule(steps=st.sampled_from([1, 4, 7, 15]))
     def time_passes(self, steps: int) -> None:
         for _ in range(steps):
             self.world.now += REPORT_SECONDS
@@ -236,7 +240,7 @@ class Policy(RuleBasedStateMachine):
 
 
 Policy.TestCase.settings = settings(
-    max_examples=400,
+    max_examples=250,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,
