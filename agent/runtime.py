@@ -158,13 +158,13 @@ class NodeAgent:
         self._book = book
         before, self.findings = self.findings, findings(book)
         self._tell(before)
-        self.metrics = exporter.render(
-            self.snapshot, self.findings, self.stats, dcgm_names=self._settings.dcgm_names
-        )
         if self.uplink is not None:
             self.uplink.offer(
                 self.snapshot, self.findings, events, urgent=_is_urgent(before, self.findings)
             )
+        self.metrics = exporter.render(
+            self.snapshot, self.findings, self.stats, dcgm_names=self._settings.dcgm_names
+        )
 
     def _tell(self, before: tuple[Finding, ...]) -> None:
         old = {each.key: each for each in before}

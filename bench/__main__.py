@@ -5,6 +5,7 @@ import asyncio
 import sys
 
 from bench import agent_cost, intake, taint_latency
+from contract.process import configure_logging
 from tests.controlplane.binaries import Unavailable
 
 FIGURES = ("taint-latency", "intake", "agent-cost")
@@ -27,6 +28,7 @@ def main() -> int:
         parser.error(
             f"no figure named {', '.join(sorted(unknown))}; there are {', '.join(FIGURES)}"
         )
+    configure_logging("error", "text")
     wanted = arguments.figures or FIGURES
     missed = []
     for name in wanted:

@@ -1,7 +1,7 @@
 """What an agent costs its node: CPU share of one core and resident memory, children included.
 
-8 GPUs through the real pynvml over the stand-in library, 8 RDMA ports in a sysfs tree, one sample a second. The
-floor is the least a Python program with the same libraries could do: one process with gRPC and aiohttp loaded that
+8 GPUs through the real pynvml over the stand-in library, 8 RDMA ports in a sysfs tree, one sample a second, a report
+to a real intake every five. The floor is the least a Python program with the same libraries could do: one process with gRPC and aiohttp loaded that
 sleeps, and one that asks NVML for five values of each GPU once a second.
 """
 
@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 
+from aggregator.intake import Intake, IntakeServer, trust_claim
+from aggregator.stats import AggregatorStats
 from bench.figures import report
 from tests.nvml.standin import Scenario, h100_node
 
@@ -59,31 +61,42 @@ def usage(process: psutil.Process) -> tuple[float, float]:
 
 async def main(seconds: float = 60.0) -> dict[str, bool]:
     """Measure for this long, print, and say which aims were met."""
+    intake = Intake(
+        accept=lambda message: None,
+        gone=lambda node: None,
+        knows=lambda node: True,
+        authenticate=trust_claim,
+        stats=AggregatorStats(),
+    )
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_sysfs(folder / "sys")
-        os.mkfifo(folder / "kmsg")
-        nvml = Scenario(folder / "nvml.scenario").set(gpus=h100_node(8, busy=True))
-        environment = {**os.environ, **nvml.env(check_milliseconds=20)}
-        commands = [
-            [
-                *("-m", "agent", "run", "--node", "bench", "--log-level", "error"),
-                *("--http-listen", "127.0.0.1:0", "--kmsg", str(folder / "kmsg")),
-                *("--sysfs-root", str(folder / "sys"), "--aggregator", "127.0.0.1:1"),
-            ],
-            ["-c", FLOOR_PARENT],
-            ["-c", FLOOR_CHILD],
-        ]
-        children = [
-            await asyncio.create_subprocess_exec(sys.executable, *command, env=environment)
-            for command in commands
-        ]
-        try:
-            return await _measure([psutil.Process(each.pid) for each in children], seconds)
-        finally:
-            for child in children:
-                child.terminate()
-            await asyncio.gather(*(child.wait() for child in children))
+        async with IntakeServer(intake, "127.0.0.1:0") as server:
+            return await _run(Path(name), seconds, server.port)
+
+
+async def _run(folder: Path, seconds: float, grpc_port: int) -> dict[str, bool]:
+    write_sysfs(folder / "sys")
+    os.mkfifo(folder / "kmsg")
+    nvml = Scenario(folder / "nvml.scenario").set(gpus=h100_node(8, busy=True))
+    environment = {**os.environ, **nvml.env(check_milliseconds=20)}
+    commands = [
+        [
+            *("-m", "agent", "run", "--node", "bench", "--log-level", "error"),
+            *("--http-listen", "127.0.0.1:0", "--kmsg", str(folder / "kmsg")),
+            *("--sysfs-root", str(folder / "sys"), "--aggregator", f"127.0.0.1:{grpc_port}"),
+        ],
+        ["-c", FLOOR_PARENT],
+        ["-c", FLOOR_CHILD],
+    ]
+    children = [
+        await asyncio.create_subprocess_exec(sys.executable, *command, env=environment)
+        for command in commands
+    ]
+    try:
+        return await _measure([psutil.Process(each.pid) for each in children], seconds)
+    finally:
+        for child in children:
+            child.terminate()
+        await asyncio.gather(*(child.wait() for child in children))
 
 
 async def _measure(processes: list[psutil.Process], seconds: float) -> dict[str, bool]:

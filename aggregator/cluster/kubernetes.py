@@ -4,7 +4,6 @@ import asyncio
 import random as random_module
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -18,7 +17,7 @@ from aggregator.cluster.errors import ApiError
 from aggregator.cluster.events import EventRecorder
 from aggregator.cluster.incidents import INCIDENTS, IncidentWriter, from_object
 from aggregator.cluster.lease import Elector, LeaseSettings
-from aggregator.cluster.nodes import NODES, POOL_LABELS, NodeWriter, reduce_node
+from aggregator.cluster.nodes import NODES, NodeWriter, reduce_node
 from aggregator.cluster.overlay import Overlay
 from aggregator.cluster.reflector import Reflector, Timings
 from aggregator.cluster.tokens import AUDIENCE, TokenReviewer
@@ -46,8 +45,6 @@ class KubernetesSettings(msgspec.Struct, frozen=True, kw_only=True):
     """``namespace/name`` that an agent's token has to be of."""
     audience: str = AUDIENCE
     """That an agent's token has to be meant for."""
-    pool_labels: tuple[str, ...] = POOL_LABELS
-    """The first of these that a Node carries names its pool."""
     dry_run: bool = False
     """Read the real cluster, write nothing, and show the view as if it had been written."""
     reflector: Timings = msgspec.field(default_factory=Timings)
@@ -80,7 +77,7 @@ class KubernetesEdge(ClusterEdge):
         self._nodes = Reflector(
             self._api,
             NODES,
-            partial(reduce_node, pool_labels=settings.pool_labels),
+            reduce_node,
             on_change=self._changed,
             clock=clock,
             random=random,

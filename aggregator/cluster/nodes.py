@@ -18,15 +18,13 @@ from aggregator.cluster.client import Api, Json
 from aggregator.cluster.errors import ApiError, Conflict
 from aggregator.cluster.reflector import Entry, Reflector
 from aggregator.policy.model import ClusterNode, Condition, ConditionStatus, Taint, TaintEffect
+from aggregator.policy.pools import pool_of
 from contract.vocabulary import CONDITIONS, TAINT_KEY
 
 NODES = "/api/v1/nodes"
 OUR_CONDITIONS = frozenset(CONDITIONS.values())
 STRENGTH: dict[str, int] = {"PreferNoSchedule": 0, "NoSchedule": 1, "NoExecute": 2}
 GPU_RESOURCES = ("nvidia.com/gpu", "amd.com/gpu", "huawei.com/Ascend")
-POOL_LABELS = ("fleetmedic.io/pool", "nvidia.com/gpu.product", "accelerator/huawei-npu")
-"""The first of these that a Node carries names its pool."""
-NO_POOL = "default"
 ATTEMPTS = 5
 CONFLICT_PAUSE_SECONDS = 0.02
 
@@ -70,7 +68,7 @@ def _is_ours(taint: Any) -> bool:
     return isinstance(taint, Mapping) and taint.get("key") == TAINT_KEY
 
 
-def reduce_node(obj: Json, pool_labels: Sequence[str] = POOL_LABELS) -> NodeRecord:
+def reduce_node(obj: Json) -> NodeRecord:
     """What we keep of a Node as the API server serves it."""
     metadata, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
     taints = spec.get("taints") or ()
@@ -87,7 +85,7 @@ def reduce_node(obj: Json, pool_labels: Sequence[str] = POOL_LABELS) -> NodeReco
         taint=_our_taint(taints),
         conditions={type_: _condition(one) for type_, one in conditions.items()},
         gpu_capacity=_gpus(status.get("capacity") or {}),
-        pool=next((labels[key] for key in pool_labels if labels.get(key)), NO_POOL),
+        pool=pool_of(labels),
     )
     return NodeRecord(
         node=node,

@@ -68,7 +68,7 @@ def decide(
     intents: list[Intent] = [
         departed(each, now)
         for each in open_incidents.values()
-        if each.node not in view.nodes and not each.hold
+        if each.node not in view.nodes and not each.hold and each.phase in STEPPED
     ]
     declined: list[Declined] = []
     for health, node in sorted(present, key=_urgency):

@@ -98,10 +98,12 @@ def test_the_view_of_an_edited_node_shows_what_was_wanted(
 
 
 def test_the_first_pool_label_that_a_node_carries_names_its_pool() -> None:
-    labels = {"b": "second", "a": "first", "c": ""}
+    labels = {"nvidia.com/gpu.product": "H100", "fleetmedic.io/pool": "train"}
     obj = {"metadata": {"name": "n", "labels": labels}}
-    assert reduce_node(obj, ("x", "a", "b")).node.pool == "first"
-    assert reduce_node(obj, ("c",)).node.pool == "default"
+    assert reduce_node(obj).node.pool == "train"
+    del labels["fleetmedic.io/pool"]
+    assert reduce_node(obj).node.pool == "H100"
+    assert reduce_node({"metadata": {"name": "n"}}).node.pool == "default"
 
 
 def test_accelerators_of_every_make_are_counted() -> None:

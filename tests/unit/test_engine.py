@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from aggregator.cluster.observe import ObserveEdge
 from aggregator.config import AggregatorSettings
-from aggregator.engine import MAX_PARALLEL_WRITES, Engine
+from aggregator.engine import Engine
 from aggregator.fleet import Fleet
 from aggregator.journal import Journal
 from aggregator.policy.config import PolicyConfig
@@ -31,6 +31,7 @@ from aggregator.policy.model import (
 )
 from aggregator.runtime import Aggregator
 from aggregator.stats import AggregatorStats
+from aggregator.writes import MAX_PARALLEL_WRITES
 from contract import report_pb2 as pb
 from contract.codec import finding_to_wire, source_to_wire
 from contract.vocabulary import Finding, Phase
@@ -49,8 +50,14 @@ def lines() -> Iterator[list[MutableMapping[str, Any]]]:
 class Bench:
     """An engine on a scripted edge, its clock the loop's."""
 
-    def __init__(self, *, tick_seconds: float = 1.0, policy: PolicyConfig | None = None) -> None:
-        self.edge = ScriptedEdge()
+    def __init__(
+        self,
+        *,
+        tick_seconds: float = 1.0,
+        policy: PolicyConfig | None = None,
+        edge: ScriptedEdge | None = None,
+    ) -> None:
+        self.edge = edge or ScriptedEdge()
         self.fleet = Fleet()
         self.journal = Journal()
         self.stats = AggregatorStats()
@@ -290,9 +297,7 @@ async def test_what_an_earlier_process_said_of_a_node_never_heard_of_becomes_unk
         bench.report("n")
         bench.report("also-here")
         await asyncio.sleep(1.0)
-    successor = Bench()
-    successor.edge = bench.edge
-    successor.engine._edge = bench.edge
+    successor = Bench(edge=bench.edge)
     async with successor.running():
         began = successor.time
         while successor.time < began + 28.0:

@@ -68,19 +68,20 @@ class Policy(RuleBasedStateMachine):
         self.world = World(CLUSTER, TIMING)
         self.agents = Agents(self.world)
 
-    # What happens to nodes.
-
     @rule(node=NAMES, subject=SUBJECTS, severity=SEVERITIES)
     def a_fault_is_raised(self, node: str, subject: str, severity: Severity) -> None:
         raised = finding(f"c{severity}", severity, subject=subject, since=self.world.now)
         self.agents.faults[node][subject] = raised
         self.agents.report(node)
 
-    @rule(names=GROUPS)
-    def faults_clear(self, names: list[str]) -> None:
+    @rule(names=GROUPS, steps=st.sampled_from([0, 2, 7, 18]))
+    def they_recover(self, names: list[str], steps: int) -> None:
+        self.agents.silent.difference_update(names)
+        self.agents.blind.difference_update(names)
         for name in names:
             self.agents.faults[name].clear()
             self.agents.report(name)
+        self.time_passes(steps)
 
     @rule(names=GROUPS, severity=SEVERITIES)
     def many_break_at_once(self, names: list[str], severity: Severity) -> None:
@@ -98,20 +99,13 @@ class Policy(RuleBasedStateMachine):
             if restarted:
                 self.agents.faults[name].clear()  # an agent that starts anew knows of none
             self.agents.report(name)
-
-    @rule()
-    def all_answer_again(self) -> None:
-        self.agents.silent.clear()
-        self.agents.blind.clear()
-        self.agents.report_all()
-
-    # What happens to us.
+        self.time_passes(7)
 
     @rule()
     def the_aggregator_restarts(self) -> None:
         self.agents.restart_aggregator()
 
-    @rule(steps=st.sampled_from([1, 4, 7, 15]))
+    @rule(steps=st.sampled_from([1, 4, 7]))
     def time_passes(self, steps: int) -> None:
         for _ in range(steps):
             self.world.now += REPORT_SECONDS
@@ -131,13 +125,9 @@ class Policy(RuleBasedStateMachine):
         for node in opened[place : place + 1]:
             self.world.hold(node, held)
 
-    @rule(node=NAMES)
-    def a_person_takes_our_taint_off(self, node: str) -> None:
-        self.world.put_taint(node, None)
-
-    @rule(node=NAMES)
-    def a_person_puts_our_taint_on(self, node: str) -> None:
-        self.world.put_taint(node, Taint("by-hand", "NoSchedule"))
+    @rule(node=NAMES, taint=st.sampled_from([None, Taint("by-hand", "NoSchedule")]))
+    def a_person_changes_our_taint(self, node: str, taint: Taint | None) -> None:
+        self.world.put_taint(node, taint)
 
     @rule(node=NAMES)
     def a_person_deletes_the_incident(self, node: str) -> None:
