@@ -31,7 +31,7 @@ DECISIONS = counter(
 )
 LATENCY = histogram(
     "fleetmedic_aggregator_detect_to_decision_seconds",
-    "Time from a fault's first sight on its node to the decision about it.",
+    "Time from the sighting that made a fault a finding, past its hold time, to its incident.",
 )
 STATS_FIELDS = (
     (counter("fleetmedic_aggregator_reports_total", "Reports taken."), "reports_total"),

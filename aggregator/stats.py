@@ -46,7 +46,7 @@ class AggregatorStats:
         self.incidents_opened_total = 0
         self.incidents_closed_total = 0
         self.detect_to_decision = Latency()
-        """From the instant a fault was first seen on its node to the decision about it, in seconds."""
+        """From the sighting that made a fault a finding (so without its hold time) to its incident, in seconds."""
 
     def refuse(self, reason: str) -> None:
         """Count one refused report or connection."""

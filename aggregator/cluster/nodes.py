@@ -169,7 +169,10 @@ class NodeWriter:
                 )
             except Conflict:
                 entry = None
-                await asyncio.sleep(CONFLICT_PAUSE_SECONDS * 2**attempt * self._random())
+                if (
+                    attempt
+                ):  # the first is mostly our own picture being a moment old: look again at once
+                    await asyncio.sleep(CONFLICT_PAUSE_SECONDS * 2**attempt * self._random())
             else:
                 self._nodes.put(written)
                 return
