@@ -86,9 +86,11 @@ def findings(book: Book) -> tuple[Finding, ...]:
 def record_events(
     book: Book, events: Iterable[Event], catalogue: Catalogue, timing: Timing
 ) -> dict[Key, Fault]:
-    """Raise what the events say; an event never clears anything but by the driver's own word."""
+    """Raise what the events say; only the driver's own word, or a person's, clears anything."""
     faults = dict(book)
     for event in events:
+        if event.kind == "clear":
+            faults.pop((event.subject, event.message), None)
         if event.kind != "xid" or event.code is None:
             continue
         if event.code == XID_RECOVERY_ACTION_CHANGED:

@@ -61,7 +61,7 @@ def event_from(record: Record, *, id: str, time_seconds: float) -> Event | None:
         time_seconds: Unix time of the record.
     """
     if "NVRM" not in record.text:  # the one cheap test that most lines fail
-        return None
+        return _cleared_by_hand(record, id, time_seconds)
     if match := _XID.search(record.text):
         bus, partition, code, rest = match.groups()
         return Event(
@@ -82,6 +82,16 @@ def event_from(record: Record, *, id: str, time_seconds: float) -> Event | None:
             code=XID_FALLEN_OFF_THE_BUS,
         )
     return None
+
+
+def _cleared_by_hand(record: Record, id_: str, time_seconds: float) -> Event | None:
+    """``fleetmedic: clear CODE SUBJECT``, which only root on the node can write into the kernel log."""
+    words = record.text.split() if record.text.startswith("fleetmedic: clear ") else []
+    if len(words) != 4:
+        return None
+    return Event(
+        id=id_, time_seconds=time_seconds, kind="clear", subject=words[3], message=words[2]
+    )
 
 
 def normalise_bus_id(text: str) -> str:

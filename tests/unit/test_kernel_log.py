@@ -199,3 +199,12 @@ def test_the_drivers_verdict_is_its_new_number() -> None:
     assert recovery_action_in(line) == 2
     assert recovery_action_in("Xid 154, from 0x1 (GPU Reset Required) to 0x0 (None)") == 0
     assert recovery_action_in("NVML reports XID 154") is None
+
+
+def test_a_person_clears_a_fault_with_a_line_of_their_own() -> None:
+    record = parse_record(b"12,77,5000000,-;fleetmedic: clear xid-95 gpu:0000:37:00.0")
+    event = event_from(record, id="kmsg:77", time_seconds=1.0)
+    assert event is not None
+    assert (event.kind, event.subject, event.message) == ("clear", "gpu:0000:37:00.0", "xid-95")
+    for text in (b"fleetmedic: clear xid-95", b"fleetmedic: clear", b"x fleetmedic: clear a b"):
+        assert event_from(parse_record(text), id="kmsg:1", time_seconds=1.0) is None

@@ -1,0 +1,32 @@
+"""A person's word about a fault: one line in the kernel log clears it, for this boot."""
+
+from agent.catalogue import shipped
+from agent.faults import Timing, findings, record_events
+from contract.vocabulary import Event
+from tests.support import START, gpu, xid
+
+TIMING = Timing(started_seconds=START)
+CLEAR = Event(
+    id="kmsg:9", time_seconds=START + 5, kind="clear", subject=gpu(0).subject, message="xid-95"
+)
+
+
+def raised(*events: Event) -> list[tuple[str, str]]:
+    book = record_events({}, events, shipped(), TIMING)
+    return [(each.code, each.subject) for each in findings(book)]
+
+
+def test_it_clears_that_code_of_that_device_and_nothing_else() -> None:
+    faults = (xid(95, 1), xid(48, 1), xid(95, 1, gpu_index=1))
+    assert raised(*faults, CLEAR) == [
+        ("xid-48", gpu(0).subject),
+        ("xid-95", gpu(1).subject),
+    ]
+
+
+def test_an_agent_that_reads_the_log_again_after_a_restart_remembers_it() -> None:
+    assert raised(xid(95, -50), CLEAR) == []
+
+
+def test_the_same_fault_later_is_a_new_one() -> None:
+    assert raised(xid(95, 1), CLEAR, xid(95, 9)) == [("xid-95", gpu(0).subject)]
