@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Coroutine
@@ -13,6 +14,8 @@ import structlog
 
 def configure_logging(level: str, form: Literal["text", "json"]) -> None:
     """Log to stderr, as text for people or JSON for machines. Called once, by ``__main__``."""
+    # gRPC writes what its peers do to stderr in a form of its own; it reads this when it is first imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     renderer: structlog.typing.Processor
     if form == "json":
         renderer = structlog.processors.JSONRenderer()
