@@ -2,7 +2,10 @@
 
 import asyncio
 import os
+from collections.abc import Iterator
 
+import pytest
+from blockbuster import blockbuster_ctx
 from hypothesis import settings
 
 pytest_plugins = ["tests.controlplane.fixtures"]
@@ -14,3 +17,10 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 # On Python 3.11 pytest-asyncio asks for the current loop and so makes one that nobody closes, which
 # `filterwarnings = error` then charges to some unrelated test. Without a policy's loop there is none to leak.
 asyncio.set_event_loop(None)
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_ours_blocks_the_loop() -> Iterator[None]:
+    """A call of ours that blocks inside a coroutine fails the test."""
+    with blockbuster_ctx(["agent", "aggregator", "contract"]):
+        yield

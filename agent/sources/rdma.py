@@ -7,6 +7,9 @@ from pathlib import Path
 
 from agent.snapshot import RdmaPort
 from agent.sources import Reading, SourceAbsentError
+from agent.sources.abandonable import Abandonable
+
+READ_DEADLINE_SECONDS = 2.0
 
 _RATE = re.compile(r"([\d.]+)\s*Gb/sec")
 _DATA_WORD_BYTES = 4
@@ -16,14 +19,20 @@ _DATA_WORD_BYTES = 4
 class RdmaSource:
     """Reads ``<sysfs_root>/class/infiniband``.
 
-    Paths are kept open-free and joined once per port: eight ports cost well under a millisecond. Files that
-    answer EINVAL (restricted functions do) are not asked again, since each try writes a kernel-log line.
+    Eight ports cost well under a millisecond; a counter of an adapter whose firmware died can block for ever, so
+    they are read where that can be abandoned. Files that answer EINVAL (restricted functions do) are not asked
+    again, since each try writes a kernel-log line.
     """
 
     name = "rdma"
 
-    def __init__(self, *, sysfs_root: str = "/sys") -> None:
+    def __init__(
+        self, *, sysfs_root: str = "/sys", deadline_seconds: float = READ_DEADLINE_SECONDS
+    ) -> None:
         self._root = Path(sysfs_root) / "class" / "infiniband"
+        self._tree = Abandonable(
+            self._read, what=f"reading {self._root}", deadline_seconds=deadline_seconds
+        )
         self._refused: set[str] = set()
         self._had_adapters = False
 
@@ -32,7 +41,15 @@ class RdmaSource:
 
         Raises:
             SourceAbsentError: this machine has no RDMA adapter, and had none.
+            SourceStuckError: an adapter does not answer.
         """
+        return await self._tree.run()
+
+    async def close(self) -> None:
+        """Leave a pending read behind."""
+        self._tree.abandon()
+
+    def _read(self) -> Reading:
         try:
             devices = sorted(os.listdir(self._root))  # noqa: PTH208 - names, and half the cost
         except FileNotFoundError:
@@ -41,9 +58,6 @@ class RdmaSource:
             raise SourceAbsentError(f"no RDMA adapters under {self._root}")
         self._had_adapters = True  # from now on their absence is a reading, not a missing source
         return Reading(rdma_ports=tuple(port for name in devices for port in self._ports(name)))
-
-    async def close(self) -> None:
-        """Nothing is held."""
 
     def _ports(self, device: str) -> list[RdmaPort]:
         folder = f"{self._root}/{device}/ports"

@@ -1,6 +1,7 @@
 """The sources over what they really read: a sysfs tree, a fifo, a file and this machine."""
 
 import asyncio
+import contextlib
 import errno
 import os
 import signal
@@ -349,9 +350,32 @@ async def test_a_dead_mount_is_stuck_collects_no_threads_and_recovers(
             await source.read()
     assert asked == ["/"]
     answer.set()
-    late = HostSource(disk_paths=["/"], deadline_seconds=10)
-    late._pending = source._pending
-    assert (await late.read()).host is not None
+    assert (await answers_again(source)).host is not None
+    assert asked == ["/"], "the late answer is taken, not asked for again"
+    await source.close()
+
+
+async def answers_again(source: HostSource | RdmaSource) -> Reading:
+    """The source's next reading, once it has one."""
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(SourceStuckError):
+                return await source.read()
+
+
+async def test_an_adapter_that_does_not_answer_is_stuck_and_stops_nothing_else(
+    tmp_path: Path,
+) -> None:
+    port = tmp_path / "class" / "infiniband" / "mlx5_0" / "ports" / "1"
+    port.mkdir(parents=True)
+    os.mkfifo(port / "state")  # opening it blocks, as a counter of dead firmware does
+    source = RdmaSource(sysfs_root=str(tmp_path), deadline_seconds=0.05)
+    for _ in range(2):
+        with pytest.raises(SourceStuckError, match=r"infiniband gives no answer for 0\.05 s"):
+            await source.read()
+    await asyncio.to_thread((port / "state").write_text, "4: ACTIVE\n")
+    (read,) = (await answers_again(source)).rdma_ports
+    assert read.state == "ACTIVE"
     await source.close()
 
 
