@@ -12,6 +12,8 @@ from agent.config import ENV_PREFIX, AgentSettings, node_name
 from contract.process import configure_logging, split_address
 from contract.settings import EXIT_BAD_SETTINGS, SettingsError, add_flags, load
 
+RECORD_SECONDS_MAX = 604_800.0
+
 EPILOG = """\
 Settings come from --config FILE, then the environment, then flags; the last one wins.
 
@@ -45,7 +47,11 @@ def parser() -> argparse.ArgumentParser:
                 "--output", default="-", metavar="FILE", help="where to write; - is stdout"
             )
             command.add_argument(
-                "--seconds", type=float, default=10.0, metavar="NUMBER", help="for how long"
+                "--seconds",
+                type=float,
+                default=10.0,
+                metavar="NUMBER",
+                help=f"for how long (allowed: >= 0 and <= {RECORD_SECONDS_MAX:g}) [default: 10]",
             )
         if name == "simulate":
             command.add_argument("scenario", type=Path, help="scenario file (YAML)")
@@ -67,6 +73,8 @@ def main(argv: list[str] | None = None) -> int:
             env_prefix=ENV_PREFIX,
             checks={"http_listen": _check_address, "aggregator": _check_address},
         )
+        if arguments.command == "record":
+            _check_seconds(arguments.seconds)
     except SettingsError as error:
         print(f"fleetmedic-agent: {error}", file=sys.stderr)
         return EXIT_BAD_SETTINGS
@@ -101,6 +109,14 @@ def _finish(work: Coroutine[Any, Any, int]) -> int:
         reason = reason.exceptions[0]
     print(f"fleetmedic-agent: {reason}", file=sys.stderr)
     return 1
+
+
+def _check_seconds(seconds: float) -> None:
+    if not 0 <= seconds <= RECORD_SECONDS_MAX:  # also refuses nan
+        raise SettingsError(
+            f"flag --seconds: seconds = {seconds:g} cannot be used "
+            f"(allowed: >= 0 and <= {RECORD_SECONDS_MAX:g})"
+        )
 
 
 def _check_address(text: str) -> None:

@@ -8,7 +8,7 @@ import structlog
 
 from agent import exporter
 from agent.catalogue import Catalogue, shipped
-from agent.checks import Limits, Memory
+from agent.checks import Limits, Memory, forget
 from agent.checks import all as all_checks
 from agent.config import AgentSettings
 from agent.faults import Book, Timing, advance, clear, findings, record_events
@@ -86,6 +86,7 @@ class NodeAgent:
             )
             return
         self._book = clear(self._book, subject=directive.subject, code=directive.code)
+        self._memory = forget(self._memory, directive.subject)
         self._wake.set()
         log.info("finding cleared by directive", subject=directive.subject, code=directive.code)
 
@@ -153,6 +154,8 @@ class NodeAgent:
             self._memory = checked.memory
             book = advance(book, self.snapshot, checked.observations, self._timing)
         for event in events:
+            if event.kind == "clear":
+                self._memory = forget(self._memory, event.subject)
             if event.kind == "xid" and event.code is not None:
                 self.stats.xid(event.code, event.subject)
         self._book = book

@@ -4,8 +4,13 @@ import argparse
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import msgspec
+
+from aggregator.cluster import ClusterEdge
 from aggregator.config import ENV_PREFIX, AggregatorSettings
 from contract.process import configure_logging, run_until_signal, split_address
 from contract.settings import EXIT_BAD_SETTINGS, SettingsError, add_flags, load
@@ -44,7 +49,11 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         settings = load(
-            AggregatorSettings, arguments=arguments, environment=os.environ, env_prefix=ENV_PREFIX
+            AggregatorSettings,
+            arguments=arguments,
+            environment=os.environ,
+            env_prefix=ENV_PREFIX,
+            checks=CHECKS,
         )
         check(settings)
     except SettingsError as error:
@@ -55,10 +64,13 @@ def main(argv: list[str] | None = None) -> int:
     from aggregator.runtime import Aggregator, make_edge
 
     async def work() -> None:
-        await Aggregator(settings, make_edge(settings)).run()
+        await Aggregator(settings, edge_for(settings, make_edge)).run()
 
     try:
         asyncio.run(run_until_signal(work()))
+    except SettingsError as error:
+        print(f"fleetmedic-aggregator: {error}", file=sys.stderr)
+        return EXIT_BAD_SETTINGS
     except OSError as error:
         print(f"fleetmedic-aggregator: {error}", file=sys.stderr)
         return 1
@@ -66,23 +78,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def check(settings: AggregatorSettings) -> None:
-    """What no single field can say.
+    """What no single setting can say.
 
     Raises:
         SettingsError: naming the settings and the remedy.
     """
-    for name in ("http_listen", "grpc_listen"):
-        try:
-            split_address(getattr(settings, name))
-        except ValueError as error:
-            raise SettingsError(f"{name}: {error}") from error
-    if settings.kubeconfig and not Path(settings.kubeconfig).is_file():
-        raise SettingsError(f"kubeconfig: no file {settings.kubeconfig!r}")
-    namespace, _, account = settings.agent_service_account.partition("/")
-    if not namespace or not account or "/" in account:
-        raise SettingsError(
-            f"agent_service_account: {settings.agent_service_account!r} is not namespace/name"
-        )
     if bool(settings.tls_cert_file) != bool(settings.tls_key_file):
         raise SettingsError("tls_cert_file and tls_key_file go together: give both or neither")
     times = (
@@ -95,6 +95,51 @@ def check(settings: AggregatorSettings) -> None:
             "lease_duration_seconds > lease_renew_deadline_seconds > lease_retry_seconds must hold, "
             f"got {times[0]:g}, {times[1]:g}, {times[2]:g}"
         )
+
+
+def edge_for(
+    settings: AggregatorSettings, make_edge: Callable[[AggregatorSettings], ClusterEdge]
+) -> ClusterEdge:
+    """The cluster edge that the settings ask for.
+
+    Raises:
+        SettingsError: they ask for a cluster, and there is none.
+    """
+    must = settings.cluster == "kubernetes"
+    edge = make_edge(msgspec.structs.replace(settings, cluster="auto") if must else settings)
+    if edge.mode == "observe" and must:
+        raise SettingsError(
+            "cluster = 'kubernetes' cannot be used: this is no pod of a cluster; "
+            "name a cluster with kubeconfig (--kubeconfig FILE), or use --cluster observe"
+        )
+    if edge.mode == "observe" and settings.agent_auth == "kubernetes":
+        raise SettingsError(
+            "agent_auth = 'kubernetes' cannot be used: there is no cluster to review tokens; "
+            "name one with kubeconfig (--kubeconfig FILE), or use --agent-auth none"
+        )
+    return edge
+
+
+def _check_file(path: str) -> None:
+    if path and not Path(path).is_file():
+        raise ValueError(f"no file {path!r}")
+
+
+def _check_account(text: str) -> None:
+    namespace, _, account = text.partition("/")
+    if not namespace or not account or "/" in account:
+        raise ValueError(f"{text!r} is not namespace/name")
+
+
+CHECKS: dict[str, Callable[[Any], object]] = {
+    "http_listen": split_address,
+    "grpc_listen": split_address,
+    "kubeconfig": _check_file,
+    "tls_cert_file": _check_file,
+    "tls_key_file": _check_file,
+    "agent_service_account": _check_account,
+}
+"""By setting, what else its value must pass."""
 
 
 if __name__ == "__main__":

@@ -167,7 +167,10 @@ class Engine:
         """Once per tick: scores, the metrics page, and the open fleet pages."""
         now = self._clock()
         view = self._edge.view()
-        self.scores = score_table(fleet_facts(self._fleet, view), now)
+        self._stats.reading(age_seconds=self._edge.view_age_seconds, errors=self._edge.read_errors)
+        self.scores = score_table(
+            fleet_facts(self._fleet, view), now, self._policy.silent_after_seconds
+        )
         self._render(view, now)
         changed, self._changed = self._changed, set()
         self._publish(changed)

@@ -71,8 +71,22 @@ STATS_FIELDS = (
         "extender_errors_total",
     ),
     (
-        counter("fleetmedic_aggregator_edge_errors_total", "Cluster reads and writes that failed."),
+        counter("fleetmedic_aggregator_edge_errors_total", "Writes to the cluster that failed."),
         "edge_errors_total",
+    ),
+    (
+        counter(
+            "fleetmedic_aggregator_edge_read_errors_total",
+            "Lists and watches of the cluster that failed.",
+        ),
+        "edge_read_errors_total",
+    ),
+    (
+        gauge(
+            "fleetmedic_aggregator_view_age_seconds",
+            "Time since the cluster last said anything; a healthy one does so every minute.",
+        ),
+        "view_age_seconds",
     ),
 )
 

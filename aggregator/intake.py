@@ -40,6 +40,9 @@ MAX_WORD = 256
 """Characters kept of a finding's code and subject. Fifty findings and a timeline of them have to fit into one
 object of etcd (1.5 MB), where one character may take six bytes."""
 
+MAX_STREAMS = 20_000
+"""Agents connected at once; more than any cluster has nodes."""
+
 MAX_REPORTS_PER_SECOND = 50.0
 """Per agent; bursts of urgent reports stay far below, a runaway agent is slowed down by its own stream."""
 
@@ -208,7 +211,7 @@ class IntakeServer:
     def __init__(
         self, intake: Intake, listen: str, *, credentials: grpc.ServerCredentials | None = None
     ) -> None:
-        self._server = grpc.aio.server(options=_SERVER_OPTIONS)
+        self._server = grpc.aio.server(options=_SERVER_OPTIONS, maximum_concurrent_rpcs=MAX_STREAMS)
         self._server.add_generic_rpc_handlers((intake.handler(),))
         try:
             if credentials is None:

@@ -17,7 +17,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     """The reason, as a sentence a person can read."""
     taken: bool
-    """False where the policy declined (budget, hold …) or the cluster refused the write."""
+    """False where the policy declined (the budget) or the cluster refused the write."""
 
 
 class Journal:

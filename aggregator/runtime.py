@@ -134,6 +134,7 @@ class Aggregator:
             metrics=lambda: self.engine.metrics,
             clock=time.time,
             version=version(),
+            stale_after_seconds=self.settings.silent_after_seconds,
         )
 
     def _announce(self) -> None:

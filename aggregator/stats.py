@@ -42,7 +42,11 @@ class AggregatorStats:
         self.extender_unknown_nodes_total = 0
         self.extender_errors_total = 0
         self.edge_errors_total = 0
-        """Writes to, and watches of, the cluster that failed."""
+        """Writes to the cluster that failed."""
+        self.edge_read_errors_total = 0
+        """Lists and watches of the cluster that failed."""
+        self.view_age_seconds = 0.0
+        """Since the cluster last said anything; large where a watch fails or hangs."""
         self.incidents_opened_total = 0
         self.incidents_closed_total = 0
         self.detect_to_decision = Latency()
@@ -51,3 +55,8 @@ class AggregatorStats:
     def refuse(self, reason: str) -> None:
         """Count one refused report or connection."""
         self.reports_refused.add(reason)
+
+    def reading(self, *, age_seconds: float, errors: int) -> None:
+        """Take over how reading the cluster goes, which its edge counts."""
+        self.view_age_seconds = age_seconds
+        self.edge_read_errors_total = errors

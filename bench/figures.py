@@ -8,7 +8,7 @@ import msgspec
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which this share of the values lies (nearest rank)."""
+    """The value below which this share of the values lies; with 100 values and share 0.99, the largest."""
     ascending = sorted(values)
     return ascending[min(len(ascending) - 1, int(share * len(ascending)))]
 

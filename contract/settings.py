@@ -26,14 +26,17 @@ class SettingsError(ValueError):
 def add_flags(parser: argparse.ArgumentParser, kind: type[S], env_prefix: str) -> None:
     """Give ``parser`` one flag per setting, and ``--config``."""
     parser.add_argument(
-        "--config", metavar="FILE", help="YAML file of settings (flags and environment win)"
+        "--config",
+        metavar="FILE",
+        help=f"YAML file of settings (flags and environment win) [{env_prefix}CONFIG]",
     )
     hints = typing.get_type_hints(kind, include_extras=True)
     for field in msgspec.structs.fields(kind):
         metavar = _metavar(hints[field.name])
         description = _description(hints[field.name])
         shown = "none" if field.default in (None, "") else field.default
-        text = f"{description} [{env_prefix}{field.name.upper()}; default: {shown}]"
+        allowed = _range(hints[field.name])
+        text = f"{description}{allowed} [{env_prefix}{field.name.upper()}; default: {shown}]"
         parser.add_argument(
             "--" + field.name.replace("_", "-"),
             dest=f"setting_{field.name}",

@@ -126,13 +126,15 @@ def _own_figures() -> list[Builder[model.Panel]]:
         number(
             "Refused reports",
             "sum(increase(fleetmedic_aggregator_reports_refused_total[1h])) or vector(0)",
-            "In the last hour: agents that could not prove who they are.",
+            "In the last hour: agents that could not prove who they are, or that asked a standby."
+            " The label reason says which.",
             steps=((1, ORANGE),),
         ),
         number(
             "Cluster errors",
-            "sum(increase(fleetmedic_aggregator_edge_errors_total[1h])) or vector(0)",
-            "In the last hour: reads and writes of the Kubernetes API that failed.",
+            "sum(increase(fleetmedic_aggregator_edge_errors_total[1h]))"
+            " + sum(increase(fleetmedic_aggregator_edge_read_errors_total[1h])) or vector(0)",
+            "In the last hour: lists, watches and writes of the Kubernetes API that failed.",
             steps=((1, ORANGE),),
         ),
     ]
@@ -159,7 +161,7 @@ def trust() -> Section:
         ),
         lines(
             "Decisions",
-            "Per minute; declined ones were held back by a budget, a hold or the breaker.",
+            "Per minute; declined ones were held back by the budget.",
             (
                 "60 * sum by (kind) (rate(fleetmedic_aggregator_decisions_total[$__rate_interval]))",
                 "{{kind}}",
@@ -168,7 +170,7 @@ def trust() -> Section:
         ),
         lines(
             "From fault to decision",
-            "From a fault's first sight on its node to the decision about it.",
+            "From the sighting that made a fault a finding, past its hold time, to its incident.",
             (
                 f"histogram_quantile(0.5, sum by (le) (rate({LATENCY}[1h])))",
                 "half",

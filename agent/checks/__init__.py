@@ -29,6 +29,11 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """Subjects of ports ever seen active: only those can be *down*; an unwired port is not."""
 
 
+def forget(memory: Memory, subject: str) -> Memory:
+    """A person said that this is over: a port that was taken out on purpose is not missing."""
+    return msgspec.structs.replace(memory, active_ports=memory.active_ports - {subject})
+
+
 class Observation(msgspec.Struct, frozen=True, kw_only=True):
     """Something is bad now."""
 

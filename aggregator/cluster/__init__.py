@@ -21,6 +21,14 @@ class ClusterEdge(Protocol):
     def leading(self) -> bool:
         """Whether this process may act now."""
 
+    @property
+    def view_age_seconds(self) -> float:
+        """How old the picture may be: seconds since the cluster last said anything."""
+
+    @property
+    def read_errors(self) -> int:
+        """Lists and watches that failed since the start."""
+
     async def run(self, on_change: Callable[[], None]) -> None:
         """Keep the view fresh until cancelled; ``on_change`` is called after each change of it."""
 

@@ -121,9 +121,14 @@ class KubernetesEdge(ClusterEdge):
         return self._overlay is not None or self._elector.leading
 
     @property
-    def last_event_age_seconds(self) -> float:
-        """How old the picture may be: seconds since the server last said anything."""
+    def view_age_seconds(self) -> float:
+        """Of the collection that the server has been silent about for longer; bookmarks count."""
         return max(self._nodes.last_event_age, self._incidents.last_event_age)
+
+    @property
+    def read_errors(self) -> int:
+        """Lists and watches that failed since the start."""
+        return self._nodes.errors_total + self._incidents.errors_total
 
     async def run(self, on_change: Callable[[], None]) -> None:
         """Keep the view fresh until cancelled; ``on_change`` also tells of leading and not."""

@@ -7,6 +7,7 @@ that type alone (one manager for all would drop those that it does not send).
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 from urllib.parse import quote
@@ -24,7 +25,8 @@ from contract.vocabulary import CONDITIONS, TAINT_KEY
 NODES = "/api/v1/nodes"
 OUR_CONDITIONS = frozenset(CONDITIONS.values())
 STRENGTH: dict[str, int] = {"PreferNoSchedule": 0, "NoSchedule": 1, "NoExecute": 2}
-GPU_RESOURCES = ("nvidia.com/gpu", "amd.com/gpu", "huawei.com/Ascend")
+GPU_RESOURCES = re.compile(r"(nvidia|amd)\.com/gpu|huawei\.com/Ascend[0-9A-Za-z]+")
+"""Whole devices; shares of them (gpumem, gpucores, Ascend…-memory) are other resources."""
 ATTEMPTS = 5
 CONFLICT_PAUSE_SECONDS = 0.02
 
@@ -78,14 +80,15 @@ def reduce_node(obj: Json) -> NodeRecord:
         if one.get("type") in OUR_CONDITIONS
     }
     labels = metadata.get("labels") or {}
+    gpus = _gpus(status.get("capacity") or {})
     node = ClusterNode(
         name=metadata["name"],
         labels=labels,
         unschedulable=bool(spec.get("unschedulable")),
         taint=_our_taint(taints),
         conditions={type_: _condition(one) for type_, one in conditions.items()},
-        gpu_capacity=_gpus(status.get("capacity") or {}),
-        pool=pool_of(labels),
+        gpu_capacity=gpus,
+        pool=pool_of(labels, has_gpus=gpus > 0),
     )
     return NodeRecord(
         node=node,
@@ -119,7 +122,7 @@ def _condition(one: Json) -> Condition:
 
 def _gpus(capacity: Mapping[str, Any]) -> int:
     """Whole accelerators of any make; the kubelet writes extended resources as plain integers."""
-    counts = [count for name, count in capacity.items() if name.startswith(GPU_RESOURCES)]
+    counts = [count for name, count in capacity.items() if GPU_RESOURCES.fullmatch(name)]
     return sum(int(count) for count in counts if str(count).isdecimal())
 
 

@@ -30,6 +30,8 @@ class ObserveEdge:
 
     mode = "observe"
     leading = True
+    view_age_seconds = 0.0
+    read_errors = 0
 
     def __init__(self) -> None:
         self._nodes: dict[str, ClusterNode] = {}

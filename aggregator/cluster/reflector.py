@@ -94,6 +94,8 @@ class Reflector(Generic[T]):
         self._written: dict[str, Entry[T]] | None = {}  # put during a list; None outside of one
         self._failures = 0
         self._heard = clock()
+        self.errors_total = 0
+        """Lists and watches that failed; that a version is too old (``Gone``) is no failure."""
         self._turn: asyncio.Timeout | None = None  # while running; ends early when a list is due
         self.synced = False
         """Whether there was a full list; what is known then only ever gets older, not partial."""
@@ -137,6 +139,7 @@ class Reflector(Generic[T]):
             self._position = None
             return self._backoff()
         except ApiError as error:
+            self.errors_total += 1
             pause = self._backoff()
             if isinstance(error, TooManyRequests):
                 pause = max(pause, error.retry_after_seconds)

@@ -211,7 +211,9 @@ def _clearing(
     silence, a hold or our own restart the node must be seen well for the plain release time again.
     """
     if hidden := unseen({each.domain for each in incident.findings}, health.sources):
-        text = f"not released while {hidden}: what cannot be seen is not over"
+        text = (
+            f"not released while {hidden}: what cannot be seen is not over (if it is, delete this)"
+        )
         blind = msgspec.structs.replace(incident, clear_since_seconds=None, next_step=text)
         return Step(incident=blind, taint=taint, why=text)
     since = now if incident.clear_since_seconds is None else min(incident.clear_since_seconds, now)

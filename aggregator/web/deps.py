@@ -13,7 +13,7 @@ from aggregator.scores.model import STALE_AFTER_SECONDS, NodeScore
 
 def pool_shown(cluster: ClusterNode | None, state: NodeState | None) -> str:
     """The pool a node is shown in: the one it is budgeted with."""
-    return pool_of(cluster.labels if cluster else {}, state.gpu_model if state else "")
+    return cluster.pool if cluster else pool_of({}, state.gpu_model if state else "")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -187,6 +187,15 @@ async def test_a_command_that_is_none_and_help() -> None:
     assert "FLEETMEDIC_AGENT_SAMPLE_SECONDS" in out
 
 
+@pytest.mark.parametrize("seconds", ["nan", "-1", "inf"])
+async def test_a_recording_of_no_length_exits_2(seconds: str) -> None:
+    status, out, err = await agent("record", "--seconds", seconds)
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+    for part in ("--seconds", seconds, "allowed: >= 0 and <= 604800"):
+        assert part in err
+
+
 async def test_metrics_health_and_snapshot_are_served() -> None:
     async with running(*NO_HARDWARE, "--node", "n1") as node:
         text = await node.eventually("/metrics", lambda text: "fleetmedic_" in text)

@@ -202,6 +202,7 @@ def aggregator_stats() -> AggregatorStats:
     stats = AggregatorStats()
     stats.leader = True
     stats.reports_total, stats.connections = 48, 3
+    stats.reading(age_seconds=12.5, errors=2)
     stats.reports_refused.add("not your node")
     stats.extender_requests.add("prioritize")
     stats.detect_to_decision.observe(0.3)

@@ -94,7 +94,8 @@ def test_how_bad_each_of_our_own_findings_is() -> None:
             *("gpu-count", "gpu-recovery-action", "rdma-port-down", "rdma-port-missing"),
             *("host-memory-pressure", "disk-pressure"),
         },
-        "degraded": {"gpu-too-hot", "nvidia-stuck", "rdma-link-flap"},
+        "degraded": {"gpu-too-hot", "rdma-link-flap"},
+        "info": {"nvidia-stuck"},
     }
 
 

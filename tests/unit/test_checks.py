@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.catalogue import shipped
-from agent.checks import Checked, Limits, Memory, Observation
+from agent.checks import Checked, Limits, Memory, Observation, forget
 from agent.checks.all import run
 from agent.snapshot import Disk, Host, Snapshot
 from contract.vocabulary import Action, SourceState
@@ -116,11 +116,11 @@ def test_a_source_that_says_nothing_yields_nothing(state: SourceState | None) ->
     assert checked.memory == memory
 
 
-def test_a_stuck_driver_is_degraded_and_no_gpu_is_called_lost() -> None:
+def test_a_stuck_driver_is_shown_and_no_gpu_is_called_lost() -> None:
     stuck = source("nvidia", SourceState.STUCK, "nvmlDeviceGetTemperature on GPU 3 hangs")
     observation = only(judge(snapshot(sources=(stuck,), **IN_SOURCE), expected_gpus=8))
     assert observation.code.code == "nvidia-stuck"
-    assert observation.code.severity.label == "degraded"
+    assert observation.code.severity.label == "info"
     assert observation.evidence == "nvmlDeviceGetTemperature on GPU 3 hangs"
 
 
@@ -211,3 +211,13 @@ def test_every_code_of_the_checks_table_was_seen_here() -> None:
     found = seen(judge(bad, memory, expected_gpus=8)) | seen(judge(snapshot(sources=stuck)))
     of_checks = {code for code in shipped().codes if not code.startswith("xid-")}
     assert {code for code, _ in found} == of_checks
+
+
+def test_a_port_taken_out_on_purpose_is_forgotten_when_a_person_says_so() -> None:
+    first = judge(snapshot(rdma_ports=(port("mlx5_0"), port("mlx5_1"))))
+    gone = judge(snapshot(rdma_ports=(port("mlx5_0"),)), first.memory)
+    assert only(gone).code.code == "rdma-port-missing"
+    after = judge(
+        snapshot(rdma_ports=(port("mlx5_0"),)), forget(gone.memory, port("mlx5_1").subject)
+    )
+    assert after.observations == ()

@@ -103,7 +103,10 @@ def test_the_first_pool_label_that_a_node_carries_names_its_pool() -> None:
     assert reduce_node(obj).node.pool == "train"
     del labels["fleetmedic.io/pool"]
     assert reduce_node(obj).node.pool == "H100"
-    assert reduce_node({"metadata": {"name": "n"}}).node.pool == "default"
+    capacity = {"nvidia.com/gpu": "8", "nvidia.com/gpumem": "640000", "nvidia.com/gpucores": "800"}
+    unlabelled = reduce_node({"metadata": {"name": "n"}, "status": {"capacity": capacity}}).node
+    assert (unlabelled.pool, unlabelled.gpu_capacity) == ("default", 8)
+    assert reduce_node({"metadata": {"name": "n"}}).node.pool == "no-gpus"
 
 
 def test_accelerators_of_every_make_are_counted() -> None:

@@ -265,6 +265,11 @@ class TestAggregatorPage:
         assert value(page, "fleetmedic_aggregator_leader") == 0
         assert b"fleetmedic_node_" not in page
 
+    def test_a_view_that_nobody_refreshes_is_betrayed(self, pages: dict[str, bytes]) -> None:
+        page = pages["/aggregator"]
+        assert value(page, "fleetmedic_aggregator_view_age_seconds") == 12.5
+        assert value(page, "fleetmedic_aggregator_edge_read_errors_total") == 2
+
     def test_an_empty_fleet_still_has_a_page(self) -> None:
         stats = AggregatorStats()
         stats.leader = True

@@ -205,6 +205,9 @@ def test_every_setting_of_ours_says_what_it_is_and_keeps_its_own_rules(
         assert schema.get("description")
         if schema.get("type") in ("number", "integer"):
             assert {"minimum", "maximum"} <= schema.keys()
+            allowed = f"(allowed: >= {schema['minimum']:g} and <= {schema['maximum']:g})"
+            assert f"{schema['description']} {allowed} [{PREFIX}" in shown
+    assert f"[{PREFIX}CONFIG]" in shown
 
 
 def test_the_nodes_name() -> None:

@@ -35,7 +35,7 @@ async def test_the_view_follows_what_others_do(
     await watched.until(lambda view: view.nodes[name].unschedulable)
     await cluster.request("DELETE", f"/api/v1/nodes/{name}")
     await watched.until(lambda view: name not in view.nodes)
-    assert watched.edge.last_event_age_seconds < 15
+    assert watched.edge.view_age_seconds < 15
 
 
 def has_round(node: str, wanted: str, view: ClusterView) -> bool:
