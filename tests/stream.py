@@ -50,10 +50,12 @@ class Hub:
         self.on_report(report)
 
     @asynccontextmanager
-    async def listening(self) -> AsyncIterator[None]:
+    async def listening(
+        self, credentials: grpc.ServerCredentials | None = None
+    ) -> AsyncIterator[None]:
         """On a free port at first, on the same one ever after."""
         self.intake = self._intake()
-        server = IntakeServer(self.intake, f"127.0.0.1:{self.port}")
+        server = IntakeServer(self.intake, f"127.0.0.1:{self.port}", credentials=credentials)
         async with server:
             self.port = server.port
             yield
