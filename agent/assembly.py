@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
 from agent.config import AgentSettings
@@ -14,14 +13,6 @@ from agent.sources.nvidia import NvidiaSource
 from agent.sources.rdma import RdmaSource
 from agent.sources.replay import ReplaySource, Scenario
 from agent.stats import AgentStats
-
-
-def version() -> str:
-    """The installed version; a checkout that was never installed says so."""
-    try:
-        return metadata.version("fleetmedic")
-    except metadata.PackageNotFoundError:
-        return "unreleased"
 
 
 def boot_id() -> str:

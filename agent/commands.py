@@ -8,15 +8,14 @@ import time
 import msgspec
 import structlog
 
-from agent.assembly import real_agent, simulated_agent, version
+from agent.assembly import real_agent, simulated_agent
 from agent.config import AgentSettings
 from agent.http import Pages, serving
 from agent.runtime import NodeAgent
 from agent.snapshot import readable_snapshot
 from agent.sources.replay import Scenario
 from agent.uplink import Uplink, UplinkSettings
-from contract.process import run_until_signal
-from contract.vocabulary import readable
+from contract.process import run_until_signal, version
 
 log = structlog.get_logger("agent")
 
@@ -62,11 +61,7 @@ async def _working(agents: list[NodeAgent], settings: AgentSettings) -> None:
 async def snapshot(settings: AgentSettings, node: str) -> int:
     """Print this machine's snapshot as JSON."""
     agent = await _sampled(settings, node, samples=2)
-    content = {
-        "snapshot": readable_snapshot(agent.snapshot),
-        "findings": [readable(each) for each in agent.findings],
-    }
-    print(msgspec.json.format(msgspec.json.encode(content)).decode())
+    print(msgspec.json.format(msgspec.json.encode(agent.readable())).decode())
     return 0
 
 

@@ -12,10 +12,8 @@ import msgspec
 from aiohttp import web
 
 from agent.runtime import NodeAgent
-from agent.snapshot import readable_snapshot
 from contract.metrics import CONTENT_TYPE
 from contract.process import split_address
-from contract.vocabulary import readable
 
 STALE_AFTER_TICKS = 30
 """Ticks without a snapshot after which the process says that it is not alive."""
@@ -51,11 +49,7 @@ class Pages:
 
     async def snapshot(self, request: web.Request) -> web.Response:
         """The newest snapshot and what is wrong with it."""
-        agent = self._agent(request)
-        content = {
-            "snapshot": readable_snapshot(agent.snapshot),
-            "findings": [readable(each) for each in agent.findings],
-        }
+        content = self._agent(request).readable()
         return web.Response(body=msgspec.json.encode(content), content_type="application/json")
 
     async def health(self, request: web.Request) -> web.Response:

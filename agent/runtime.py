@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 import structlog
@@ -12,11 +13,19 @@ from agent.checks import Limits, Memory, forget
 from agent.checks import all as all_checks
 from agent.config import AgentSettings
 from agent.faults import Book, Timing, advance, clear, findings, record_events
-from agent.snapshot import Snapshot
+from agent.snapshot import Snapshot, readable_snapshot
 from agent.sources import Reading, Source, SourceAbsentError, SourceError, SourceStuckError
 from agent.stats import AgentStats
 from agent.uplink import Uplink
-from contract.vocabulary import Directive, Event, Finding, Severity, SourceState, SourceStatus
+from contract.vocabulary import (
+    Directive,
+    Event,
+    Finding,
+    Severity,
+    SourceState,
+    SourceStatus,
+    readable,
+)
 
 log = structlog.get_logger("agent")
 
@@ -70,6 +79,13 @@ class NodeAgent:
         self._wake = asyncio.Event()
         self._sampled = asyncio.Event()
         """Set after the first tick: before it there is no snapshot to judge an event by."""
+
+    def readable(self) -> dict[str, Any]:
+        """The newest snapshot and what is wrong with it, for people and JSON."""
+        return {
+            "snapshot": readable_snapshot(self.snapshot),
+            "findings": [readable(each) for each in self.findings],
+        }
 
     def emit(self, event: Event) -> None:
         """Take one event from a source; it is judged as soon as the loop turns."""

@@ -4,7 +4,6 @@ import asyncio
 import os
 import socket
 import time
-from importlib import metadata
 from pathlib import Path
 
 import grpc
@@ -26,19 +25,11 @@ from aggregator.stats import AggregatorStats
 from aggregator.web.api import BROADCASTER, create_app
 from aggregator.web.deps import WebDeps
 from contract import report_pb2 as pb
-from contract.process import split_address
+from contract.process import split_address, version
 
 log = structlog.get_logger("aggregator")
 
 _IN_CLUSTER_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
-
-
-def version() -> str:
-    """The installed version; a checkout that was never installed says so."""
-    try:
-        return metadata.version("fleetmedic")
-    except metadata.PackageNotFoundError:
-        return "unreleased"
 
 
 def make_edge(settings: AggregatorSettings) -> ClusterEdge:

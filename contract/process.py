@@ -1,4 +1,4 @@
-"""What both processes share at their edge: how they stop, how they log, how they read an address."""
+"""What both processes share at their edge: how they stop, how they log, their version, how they read an address."""
 
 import asyncio
 import contextlib
@@ -7,9 +7,18 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine
+from importlib import metadata
 from typing import Any, Literal
 
 import structlog
+
+
+def version() -> str:
+    """The installed version; a checkout that was never installed says so."""
+    try:
+        return metadata.version("fleetmedic")
+    except metadata.PackageNotFoundError:
+        return "unreleased"
 
 
 def configure_logging(level: str, form: Literal["text", "json"]) -> None:

@@ -21,6 +21,7 @@ from aggregator.web.shapes import (
     node_detail,
 )
 from aggregator.web.stream import EventStream
+from contract.metrics import CONTENT_TYPE
 
 STATIC = Path(__file__).parent / "static"
 
@@ -100,7 +101,7 @@ class Api:
         """The exposition for Prometheus."""
         return web.Response(
             body=self._deps.metrics(),
-            headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
+            headers={"Content-Type": CONTENT_TYPE},
         )
 
     async def summary(self, request: web.Request) -> web.Response:
