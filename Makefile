@@ -4,7 +4,7 @@ BIN    := .venv/bin
 READY  := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench cluster controlplane proto lock dashboards clean
+.PHONY: help demo test check bench cluster controlplane proto lock dashboards docs clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,7 @@ check: $(READY)  ## ruff, mypy strict, import-linter, generated files fresh
 	@echo "==> import-linter"; $(BIN)/lint-imports --no-cache
 	@echo "==> generated files"
 	@$(BIN)/python -m dashboards --check
+	@$(BIN)/python -m docs.health_checks --check
 
 bench: $(READY) controlplane  ## every figure, as a ratio against its floor
 	@$(BIN)/python -m bench $(ARGS)
@@ -41,11 +42,15 @@ cluster: $(READY) controlplane  ## a real control plane with three fake GPU node
 controlplane: $(READY)
 	@$(BIN)/python -m tests.controlplane build || true
 
-proto: $(READY)  ## contract/report_pb2.py from report.proto
+proto: $(READY)  ## *_pb2.py from the .proto files
 	@$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. contract/report.proto
+	@$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. agent/podresources.proto
 
 dashboards: $(READY)  ## dashboards/*.json from Python
 	@$(BIN)/python -m dashboards
+
+docs: $(READY)  ## docs/health-checks.md and the tables of the runbooks, from the catalogue
+	@$(BIN)/python -m docs.health_checks
 
 lock:  ## requirements-dev.lock from pyproject.toml (needs uv)
 	uv pip compile -q pyproject.toml --extra dev --generate-hashes --no-emit-index-url \

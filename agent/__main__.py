@@ -1,4 +1,4 @@
-"""The agent's command line: ``python -m agent run | snapshot | record | simulate``."""
+"""The agent's command line: ``python -m agent run | snapshot | record | check | catalogue | simulate``."""
 
 import argparse
 import asyncio
@@ -22,7 +22,16 @@ examples:
   python -m agent run --http-listen :9402        metrics only, reporting to nobody
   python -m agent run --aggregator host:50051    the whole job
   python -m agent record --seconds 60 --output recording.jsonl
+  python -m agent check --recording recording.jsonl
+  dmesg > kernel.log; python -m agent check --kmsg kernel.log --json
+  python -m agent catalogue | grep -i nvlink     what a code means and what would mend it
 """
+
+CHECK_TEXT = """\
+run the checks over recorded inputs and print one finding a line
+
+What was raised once is printed, however old it is. The status is 0 when nothing is degraded or worse,
+1 when something is, 2 when an input cannot be read. Lines are JSON with --json, and where stdout is no terminal."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,6 +64,26 @@ def parser() -> argparse.ArgumentParser:
             )
         if name == "simulate":
             command.add_argument("scenario", type=Path, help="scenario file (YAML)")
+    check = commands.add_parser(
+        "check",
+        help="run the checks over recorded inputs and print one finding a line",
+        description=CHECK_TEXT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    check.add_argument(
+        "--kmsg", type=Path, metavar="FILE", help="a kernel log, as dmesg or /dev/kmsg give it"
+    )
+    check.add_argument(
+        "--sysfs-root", type=Path, metavar="DIR", help="a sysfs tree, or a copy of one"
+    )
+    check.add_argument("--recording", type=Path, metavar="FILE", help="what `record` wrote")
+    catalogue = commands.add_parser(
+        "catalogue",
+        help="print every code with its meaning, severity, action and source",
+        description="Print every code with its meaning, severity, action and source, one a line.",
+    )
+    for command in (check, catalogue):
+        command.add_argument("--json", action="store_true", help="print JSON lines")
     return top
 
 
@@ -65,6 +94,8 @@ def main(argv: list[str] | None = None) -> int:
         0 done, 1 failed, 2 a setting cannot be used.
     """
     arguments = parser().parse_args(argv)
+    if arguments.command in ("check", "catalogue"):
+        return _offline(arguments)
     try:
         settings = load(
             AgentSettings,
@@ -98,6 +129,30 @@ def main(argv: list[str] | None = None) -> int:
     return _finish(commands.simulate(settings, scenario))
 
 
+def _offline(arguments: argparse.Namespace) -> int:
+    """The commands that need no settings."""
+    from agent import offline
+    from agent.catalogue.load import shipped
+
+    if arguments.command == "catalogue":
+        offline.print_catalogue(shipped(), sys.stdout, as_json=arguments.json)
+        return 0
+    inputs = {name: getattr(arguments, name) for name in ("kmsg", "sysfs_root", "recording")}
+    if not any(inputs.values()):
+        print(
+            "fleetmedic-agent: nothing to check; give --kmsg, --sysfs-root or --recording",
+            file=sys.stderr,
+        )
+        return EXIT_BAD_SETTINGS
+    try:
+        findings = asyncio.run(offline.check(**inputs, catalogue=shipped()))
+    except offline.InputError as error:
+        print(f"fleetmedic-agent: {error}", file=sys.stderr)
+        return EXIT_BAD_SETTINGS
+    as_json = arguments.json or not sys.stdout.isatty()
+    return offline.print_findings(findings, sys.stdout, as_json=as_json)
+
+
 def _finish(work: Coroutine[Any, Any, int]) -> int:
     """Run to the end; a port that is taken or a file that cannot be read is told in one line."""
     reason: BaseException
@@ -125,4 +180,10 @@ def _check_address(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status)

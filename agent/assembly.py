@@ -4,14 +4,22 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from agent.catalogue.load import shipped
 from agent.config import AgentSettings
 from agent.runtime import NodeAgent
 from agent.sources import Source
+from agent.sources.ascend import AscendSource
 from agent.sources.host import HostSource
 from agent.sources.kmsg import KmsgSource
+from agent.sources.mounts import MountsSource
 from agent.sources.nvidia import NvidiaSource
+from agent.sources.overrides import OverridesSource
+from agent.sources.pci import PciSource
+from agent.sources.pods import PodsSource
 from agent.sources.rdma import RdmaSource
 from agent.sources.replay import ReplaySource, Scenario
+from agent.state import Restored, decode
+from agent.state_file import StateFile
 from agent.stats import AgentStats
 
 
@@ -23,29 +31,91 @@ def boot_id() -> str:
         return ""
 
 
-def real_agent(settings: AgentSettings, node: str, *, random: Callable[[], float]) -> NodeAgent:
+async def remembered(file: StateFile, *, node: str = "") -> Restored:
+    """What the agent before this one knew of this node; nothing, where that cannot be read or understood."""
+    content = await file.load()
+    if content is None:
+        return Restored()
+    try:
+        return decode(content, shipped(), boot_id=boot_id(), now=time.time(), node=node)
+    except Exception as error:  # noqa: BLE001 - whatever a damaged disk gives back must not keep the agent down
+        await file.set_aside(f"{type(error).__name__}: {str(error)[:200]}")
+        return Restored()
+
+
+def real_agent(
+    settings: AgentSettings,
+    node: str,
+    *,
+    random: Callable[[], float],
+    restored: Restored | None = None,
+    state_file: StateFile | None = None,
+) -> NodeAgent:
     """The agent of the machine this process runs on."""
+    restored = restored or Restored()
     stats = AgentStats()
-    agent = NodeAgent(node=node, boot_id=boot_id(), settings=settings, stats=stats, clock=time.time)
+    agent = NodeAgent(
+        node=node,
+        boot_id=boot_id(),
+        settings=settings,
+        stats=stats,
+        clock=time.time,
+        monotonic=time.monotonic,
+        restored=restored,
+        state_file=state_file,
+    )
     sources: list[Source] = [
-        HostSource(disk_paths=[path for path in settings.disk_paths.split(",") if path])
+        HostSource(
+            disk_paths=_listed(settings.disk_paths),
+            proc_root=settings.proc_root,
+            sysfs_root=settings.sysfs_root,
+            host_root=settings.host_root,
+        ),
+        PciSource(sysfs_root=settings.sysfs_root),
     ]
-    if settings.nvidia:
-        sources.append(NvidiaSource(emit=agent.emit, clock=time.time, random=random))
-    if settings.rdma:
-        sources.append(RdmaSource(sysfs_root=settings.sysfs_root))
-    if settings.kmsg:
+    if settings.mount_types:
         sources.append(
-            KmsgSource(
-                settings.kmsg,
-                emit=agent.emit,
-                stats=stats,
-                clock=time.time,
-                boot_seconds=time.time() - time.monotonic(),
+            MountsSource(types=_listed(settings.mount_types), proc_root=settings.proc_root)
+        )
+    if settings.nvidia:
+        sources.append(
+            NvidiaSource(emit=agent.emit, clock=time.time, random=random, expected=restored.gpus)
+        )
+    if settings.ascend:
+        sources.append(
+            AscendSource(
+                emit=agent.emit, clock=time.time, random=random, hccn_tool=settings.hccn_tool
             )
         )
+    if settings.rdma:
+        sources.append(
+            RdmaSource(sysfs_root=settings.sysfs_root, exclude=_listed(settings.rdma_exclude))
+        )
+    if settings.kmsg:
+        kmsg = KmsgSource(
+            settings.kmsg,
+            emit=agent.emit,
+            stats=stats,
+            clock=time.time,
+            boot_seconds=lambda: time.time() - time.monotonic(),
+            resume_after=restored.kmsg_sequence,
+        )
+        agent.kmsg_position = lambda: kmsg.sequence
+        sources.append(kmsg)
+    if settings.pod_resources:
+        sources.append(PodsSource(socket=settings.pod_resources))
+    if settings.overrides:
+        agent.overrides = OverridesSource(
+            settings.overrides, catalogue=shipped(), pool=settings.pool, node=node
+        )
+        sources.append(agent.overrides)
     agent.sources = sources
     return agent
+
+
+def _listed(setting: str) -> list[str]:
+    """What stands between the commas."""
+    return [part.strip() for part in setting.split(",") if part.strip()]
 
 
 def simulated_agent(

@@ -8,12 +8,13 @@ import time
 import msgspec
 import structlog
 
-from agent.assembly import real_agent, simulated_agent
+from agent.assembly import real_agent, remembered, simulated_agent
 from agent.config import AgentSettings
 from agent.http import Pages, serving
 from agent.runtime import NodeAgent
 from agent.snapshot import readable_snapshot
 from agent.sources.replay import Scenario
+from agent.state_file import StateFile
 from agent.uplink import Uplink, UplinkSettings
 from contract.process import run_until_signal, version
 
@@ -22,11 +23,23 @@ log = structlog.get_logger("agent")
 
 async def run(settings: AgentSettings, node: str) -> int:
     """Sample, check, export and report until SIGTERM or SIGINT."""
-    agent = real_agent(settings, node, random=random.random)
-    log.info("agent starts", node=node, version=version(), aggregator=settings.aggregator or "none")
-    await run_until_signal(_working([agent], settings))
+    # Reading the state belongs to what a signal ends: as process 1 of a container, nothing else would end it.
+    await run_until_signal(_started(settings, node))
     log.info("agent stopped", node=node)
     return 0
+
+
+async def _started(settings: AgentSettings, node: str) -> None:
+    file = StateFile(settings.state_dir) if settings.state_dir else None
+    agent = real_agent(
+        settings,
+        node,
+        random=random.random,
+        restored=await remembered(file, node=node) if file else None,
+        state_file=file,
+    )
+    log.info("agent starts", node=node, version=version(), aggregator=settings.aggregator or "none")
+    await _working([agent], settings)
 
 
 async def simulate(settings: AgentSettings, scenario: Scenario) -> int:
@@ -94,10 +107,12 @@ async def _sampled(settings: AgentSettings, node: str, *, samples: int) -> NodeA
     """An agent after a few ticks: enough for rates, and for a driver that is slow to start."""
     agent = real_agent(settings, node, random=random.random)
     try:
-        for number in range(samples):
+        number = 0
+        while number < samples or not agent.judging:
             if number:
                 await asyncio.sleep(min(0.2, settings.sample_seconds))
             await agent.tick()
+            number += 1
     finally:
         await asyncio.gather(*(source.close() for source in agent.sources))
     return agent

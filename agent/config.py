@@ -51,6 +51,44 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     sysfs_root: Annotated[
         str, Meta(description="root of the sysfs tree to read RDMA ports from")
     ] = "/sys"
+    proc_root: Annotated[str, Meta(description="root of the proc file system of the host")] = (
+        "/proc"
+    )
+    host_root: Annotated[
+        str,
+        Meta(
+            description="where the host's root is reached from a container (/proc/1/root); empty: not in one"
+        ),
+    ] = ""
+    state_dir: Annotated[
+        str,
+        Meta(
+            description="folder where faults and the kernel-log position outlive a restart; empty: they do not"
+        ),
+    ] = ""
+    overrides: Annotated[
+        str,
+        Meta(
+            description="file of overrides per code and pool, read again when it changes; empty: none"
+        ),
+    ] = ""
+    pool: Annotated[str, Meta(description="pool of this node, as overrides name it")] = ""
+    pod_resources: Annotated[
+        str, Meta(description="socket on which the kubelet says which pod holds which device")
+    ] = "/var/lib/kubelet/pod-resources/kubelet.sock"
+    ascend: Annotated[bool, Meta(description="read Ascend NPUs through DCMI and hccn_tool")] = True
+    hccn_tool: Annotated[str, Meta(description="Ascend's tool for the RoCE side of an NPU")] = (
+        "/usr/local/Ascend/driver/tools/hccn_tool"
+    )
+    rdma_exclude: Annotated[
+        str, Meta(description="comma-separated shell patterns of adapters that are not judged")
+    ] = ""
+    mount_types: Annotated[
+        str,
+        Meta(
+            description="comma-separated shell patterns of file-system types whose mounts are probed; empty: none"
+        ),
+    ] = "nfs,nfs4,cifs,ceph,lustre,gpfs,beegfs,fuse.*,fuse,cpfs*,9p"
     nvidia: Annotated[bool, Meta(description="read NVIDIA GPUs through NVML")] = True
     rdma: Annotated[bool, Meta(description="read RDMA ports from sysfs")] = True
     disk_paths: Annotated[

@@ -2,15 +2,15 @@
 
 from collections.abc import Iterable
 
-import msgspec
-
-from agent.snapshot import Gpu, Host, RdmaPort, Snapshot
+from agent.snapshot import Gpu, Host, Npu, RdmaPort, Snapshot
 from contract import report_pb2 as pb
 from contract.codec import event_to_wire, finding_to_wire, source_to_wire
 from contract.vocabulary import Event, Finding
 from contract.wire import PROTOCOL_VERSION
 
 _GPU_FIELDS = tuple(field.name for field in pb.Gpu.DESCRIPTOR.fields)
+_NPU_FIELDS = tuple(field.name for field in pb.Npu.DESCRIPTOR.fields)
+_DISK_FIELDS = tuple(field.name for field in pb.Disk.DESCRIPTOR.fields)
 _PORT_FIELDS = tuple(field.name for field in pb.RdmaPort.DESCRIPTOR.fields)
 
 
@@ -36,6 +36,7 @@ def encode(
         findings=[finding_to_wire(each) for each in findings],
         sources=[source_to_wire(each) for each in snapshot.sources],
         gpus=[_gpu(each) for each in snapshot.gpus],
+        npus=[_npu(each) for each in snapshot.npus],
         rdma_ports=[_port(each) for each in snapshot.rdma_ports],
         host=_host(snapshot.host) if snapshot.host else None,
         events=[event_to_wire(each) for each in events],
@@ -47,6 +48,10 @@ def encode(
 
 def _gpu(gpu: Gpu) -> pb.Gpu:
     return pb.Gpu(**{name: getattr(gpu, name) for name in _GPU_FIELDS})
+
+
+def _npu(npu: Npu) -> pb.Npu:
+    return pb.Npu(**{name: getattr(npu, name) for name in _NPU_FIELDS})
 
 
 def _port(port: RdmaPort) -> pb.RdmaPort:
@@ -61,5 +66,7 @@ def _host(host: Host) -> pb.Host:
         memory_available_bytes=host.memory_available_bytes,
         load_average_1m=host.load_average_1m,
         uptime_seconds=host.uptime_seconds,
-        disks=[pb.Disk(**msgspec.structs.asdict(disk)) for disk in host.disks],
+        disks=[
+            pb.Disk(**{name: getattr(disk, name) for name in _DISK_FIELDS}) for disk in host.disks
+        ],
     )

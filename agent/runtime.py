@@ -1,33 +1,51 @@
 """Wires sources → checks → exporter + uplink. Owns every task; stops cleanly."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 import structlog
 
-from agent import exporter
-from agent.catalogue import Catalogue, shipped
-from agent.checks import Limits, Memory, forget
-from agent.checks import all as all_checks
+from agent import exporter, news
+from agent.catalogue import Catalogue
+from agent.catalogue.load import shipped
+from agent.checks import Limits
 from agent.config import AgentSettings
-from agent.faults import Book, Timing, advance, clear, findings, record_events
+from agent.faults import Timing
+from agent.judge import Judge
+from agent.overrides import Judgement
 from agent.snapshot import Snapshot, readable_snapshot
 from agent.sources import Reading, Source, SourceAbsentError, SourceError, SourceStuckError
+from agent.sources.overrides import OverridesSource
+from agent.state import Restored, encode
+from agent.state_file import StateFile
 from agent.stats import AgentStats
 from agent.uplink import Uplink
 from contract.vocabulary import (
     Directive,
     Event,
     Finding,
-    Severity,
     SourceState,
     SourceStatus,
     readable,
 )
 
 log = structlog.get_logger("agent")
+
+SAVE_SECONDS = 30.0
+"""How often the state is saved while nothing is raised or cleared.
+
+What a crash loses of it is read again from the kernel log."""
+
+BETWEEN_SAVES_SECONDS = 0.5
+
+WAIT_FOR_OVERRIDES_SECONDS = 5.0
+"""At the start nothing is judged before the overrides are in force; after this long it is, and that is told."""
+
+BETWEEN_LOOKS_SECONDS = 0.2
+"""Between two ticks while that is waited for."""
 
 SOURCE_DEADLINE_SECONDS = 3.0
 """Each source has a deadline of its own below this; this one guards the tick against a source's bug."""
@@ -47,45 +65,91 @@ class NodeAgent:
         settings: AgentSettings,
         stats: AgentStats,
         clock: Callable[[], float],
+        monotonic: Callable[[], float] | None = None,
         catalogue: Catalogue | None = None,
+        restored: Restored | None = None,
+        state_file: StateFile | None = None,
     ) -> None:
         self.node = node
         self.stats = stats
         self.sources: Sequence[Source] = ()
         self.uplink: Uplink | None = None
         self.snapshot = Snapshot(node=node, boot_id=boot_id, taken_seconds=clock())
-        self.findings: tuple[Finding, ...] = ()
-        self.metrics = b""
-        """What a scrape gets; rendered once per tick."""
+        self._page = b""
+        self.overrides: OverridesSource | None = None
+        self.kmsg_position: Callable[[], int | None] = lambda: None
+        """The kernel's number of the newest record handed over."""
+        restored = restored or Restored()
+        self._judge = Judge(
+            catalogue=catalogue or shipped(),
+            limits=Limits(
+                gpu_too_hot_celsius=settings.gpu_too_hot_celsius,
+                memory_low_ratio=settings.memory_low_ratio,
+                disk_low_ratio=settings.disk_low_ratio,
+                expected_gpus=settings.expected_gpus if settings.expected_gpus >= 0 else None,
+            ),
+            timing=Timing(
+                hold_seconds=settings.hold_seconds,
+                clear_seconds=settings.clear_seconds,
+                started_seconds=clock(),
+            ),
+            book=restored.book,
+            memory=restored.memory,
+        )
         self._settings = settings
         self._boot_id = boot_id
         self._clock = clock
-        self._catalogue = catalogue or shipped()
-        self._limits = Limits(
-            gpu_too_hot_celsius=settings.gpu_too_hot_celsius,
-            memory_low_ratio=settings.memory_low_ratio,
-            disk_low_ratio=settings.disk_low_ratio,
-            expected_gpus=settings.expected_gpus if settings.expected_gpus >= 0 else None,
-        )
-        self._timing = Timing(
-            hold_seconds=settings.hold_seconds,
-            clear_seconds=settings.clear_seconds,
-            started_seconds=clock(),
-        )
-        self._memory = Memory()
-        self._book: Book = {}
+        self._monotonic = monotonic
+        """Of the time between two ticks, which the wall clock does not tell when it is set anew."""
+        self._ticked: float | None = None
+        self._judgement: Judgement | None = None
+        self._state_file = state_file
+        self._saved_seconds = 0.0
+        self._position = restored.kmsg_sequence
+        """Of the kernel log, up to which everything was judged."""
+        self._gpus = restored.gpus
+        """Those this node has, also while nobody can read them."""
         self._statuses: dict[str, SourceStatus] = {}
         self._pending: list[Event] = []
         self._wake = asyncio.Event()
         self._sampled = asyncio.Event()
-        """Set after the first tick: before it there is no snapshot to judge an event by."""
+        """Set after the first tick that judged: before it there is no snapshot to judge an event by."""
+        self._judging = False
+        self._waiting_since: float | None = None
+        self._unsaved = asyncio.Event()
+
+    @property
+    def judging(self) -> bool:
+        """Whether what it reads is judged; not before the overrides are in force, or do not come."""
+        return self._judging
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What is wrong now, worst first."""
+        return self._judge.findings
 
     def readable(self) -> dict[str, Any]:
         """The newest snapshot and what is wrong with it, for people and JSON."""
         return {
             "snapshot": readable_snapshot(self.snapshot),
             "findings": [readable(each) for each in self.findings],
+            "health": {
+                subject: health.value
+                for subject, health in self._judge.health(self.snapshot).items()
+            },
         }
+
+    @property
+    def metrics(self) -> bytes:
+        """What a scrape gets: the newest tick. Rendered when asked for, once; most ticks nobody asks."""
+        self._page = self._page or exporter.render(
+            self.snapshot,
+            self.findings,
+            self.stats,
+            health=self._judge.health(self.snapshot),
+            dcgm_names=self._settings.dcgm_names,
+        )
+        return self._page
 
     def emit(self, event: Event) -> None:
         """Take one event from a source; it is judged as soon as the loop turns."""
@@ -101,9 +165,15 @@ class NodeAgent:
                 "directive refused", id=directive.id, kind=directive.kind, expired=bool(expired)
             )
             return
-        self._book = clear(self._book, subject=directive.subject, code=directive.code)
-        self._memory = forget(self._memory, directive.subject)
-        self._wake.set()
+        self.emit(
+            Event(
+                id=f"directive:{directive.id}",
+                time_seconds=self._clock(),
+                kind="clear",
+                subject=directive.subject,
+                message=directive.code,
+            )
+        )
         log.info("finding cleared by directive", subject=directive.subject, code=directive.code)
 
     async def run(self) -> None:
@@ -112,16 +182,46 @@ class NodeAgent:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._sample(), name=f"sampler-{self.node}")
                 tasks.create_task(self._listen(), name=f"listener-{self.node}")
+                if self._state_file is not None:
+                    tasks.create_task(self._keep(self._state_file), name=f"keeper-{self.node}")
         finally:
+            if self._state_file is not None:
+                await self._state_file.save(self._state())
+                self._state_file.close()
             await asyncio.gather(*(source.close() for source in self.sources))
+
+    async def _keep(self, file: StateFile) -> None:
+        """Save what changed at once, and what drifts (counts, positions) now and then."""
+        while True:
+            await self._sampled.wait()
+            self._unsaved.clear()
+            await file.save(self._state())
+            await asyncio.sleep(BETWEEN_SAVES_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SAVE_SECONDS):
+                    await self._unsaved.wait()
+
+    def _state(self) -> bytes:
+        return encode(
+            self._judge.book,
+            self._judge.memory,
+            boot_id=self._boot_id,
+            node=self.node,
+            kmsg_sequence=self._position,
+            gpus=self._gpus,
+        )
 
     async def _sample(self) -> None:
         loop = asyncio.get_running_loop()
         next_tick = loop.time()
         while True:
             await self.tick()
-            self._sampled.set()
-            next_tick = max(next_tick + self._settings.sample_seconds, loop.time())
+            pause = self._settings.sample_seconds
+            if self._judging:
+                self._sampled.set()
+            else:
+                pause = min(pause, BETWEEN_LOOKS_SECONDS)
+            next_tick = max(next_tick + pause, loop.time())
             await asyncio.sleep(next_tick - loop.time())
 
     async def _listen(self) -> None:
@@ -136,70 +236,88 @@ class NodeAgent:
         started = asyncio.get_running_loop().time()
         readings = await asyncio.gather(*(self._read(source) for source in self.sources))
         sampled = asyncio.get_running_loop().time()
-        events, self._pending = tuple(self._pending), []
-        self._wake.clear()
         merged = _merge(readings)
+        self._gpus = merged.gpus or self._gpus
+        self._judging = self._judging or self._may_judge(sampled)
+        events = self._take() if self._judging else ()
         self.snapshot = Snapshot(
             node=self.node,
             boot_id=self._boot_id,
             taken_seconds=self._clock(),
+            elapsed_seconds=self._elapsed(),
             sources=tuple(self._statuses.values()),
-            driver_version=merged.driver_version,
-            gpus=merged.gpus,
-            rdma_ports=merged.rdma_ports,
-            host=merged.host,
+            **msgspec.structs.asdict(merged),
             events=events,
         )
-        self._judge(events, with_checks=True)
+        if self._judging:
+            self._follow_overrides()
+            self._decide(events, with_checks=True)
         self.stats.sample_seconds += sampled - started
         self.stats.check_seconds += asyncio.get_running_loop().time() - sampled
 
+    def _elapsed(self) -> float | None:
+        """Seconds since the tick before; ``None`` at the first, or without a clock that tells."""
+        if self._monotonic is None:
+            return None
+        before, self._ticked = self._ticked, self._monotonic()
+        return None if before is None else self._ticked - before
+
+    def _may_judge(self, now: float) -> bool:
+        """Whether the overrides are in force, or were waited for long enough; ``now`` by the loop's clock."""
+        if self.overrides is None:
+            return True
+        driver = self._statuses.get("nvidia")
+        may_come = driver is not None and driver.state is not SourceState.ABSENT
+        awaited = self.overrides.awaited(model_may_come=may_come and not self._gpus)
+        self._waiting_since = now if self._waiting_since is None else self._waiting_since
+        if awaited and now - self._waiting_since < WAIT_FOR_OVERRIDES_SECONDS:
+            return False
+        if awaited:
+            log.warning("judging before all overrides are in force", why=awaited)
+        return True
+
+    def _follow_overrides(self) -> None:
+        if self.overrides is None:
+            return
+        judgement = self.overrides.judgement(self._gpus[0].model if self._gpus else "")
+        if judgement is not self._judgement:
+            self._judgement = judgement
+            self._judge.use(judgement.catalogue, judgement.ignored)
+            log.info("judging by overrides", entries=len(judgement.entries))
+
     def drain_events(self) -> None:
         """Judge what came between two ticks on the readings at hand."""
+        events = self._take()
+        self.snapshot = msgspec.structs.replace(self.snapshot, events=events)
+        self._decide(events, with_checks=False)
+
+    def _take(self) -> tuple[Event, ...]:
+        """Everything emitted so far, which is everything up to this position of the kernel log."""
         self._wake.clear()
         events, self._pending = tuple(self._pending), []
-        self.snapshot = msgspec.structs.replace(self.snapshot, events=events)
-        self._judge(events, with_checks=False)
+        self._position = self.kmsg_position()
+        return events
 
-    def _judge(self, events: tuple[Event, ...], *, with_checks: bool) -> None:
-        book = self._book
+    def _decide(self, events: tuple[Event, ...], *, with_checks: bool) -> None:
+        before = self.findings
+        told: tuple[Event, ...] = ()
         if events:
-            book = record_events(book, events, self._catalogue, self._timing)
+            told = self._judge.hear(events, self.snapshot, self._clock())
         if with_checks:
-            checked = all_checks.run(self.snapshot, self._memory, self._catalogue, self._limits)
-            self._memory = checked.memory
-            book = advance(book, self.snapshot, checked.observations, self._timing)
+            told += self._judge.look(self.snapshot)
         for event in events:
-            if event.kind == "clear":
-                self._memory = forget(self._memory, event.subject)
             if event.kind == "xid" and event.code is not None:
-                self.stats.xid(event.code, event.subject)
-        self._book = book
-        before, self.findings = self.findings, findings(book)
-        self._tell(before)
+                self.stats.xid(event.code, event.subject, event.count)
+        changed = news.judgements(before) != news.judgements(self.findings)
+        if changed:
+            news.tell(before, self.findings)
+            self._unsaved.set()
         if self.uplink is not None:
             self.uplink.offer(
-                self.snapshot, self.findings, events, urgent=_is_urgent(before, self.findings)
+                self.snapshot, self.findings, told, urgent=news.is_urgent(before, self.findings)
             )
-        self.metrics = exporter.render(
-            self.snapshot, self.findings, self.stats, dcgm_names=self._settings.dcgm_names
-        )
-
-    def _tell(self, before: tuple[Finding, ...]) -> None:
-        old = {each.key: each for each in before}
-        new = {each.key: each for each in self.findings}
-        for key, finding in new.items():
-            if key not in old:
-                log.warning(
-                    "finding raised",
-                    code=finding.code,
-                    subject=finding.subject,
-                    severity=finding.severity.label,
-                    evidence=finding.evidence,
-                )
-        for key, finding in old.items():
-            if key not in new:
-                log.info("finding cleared", code=finding.code, subject=finding.subject)
+        if with_checks or changed:
+            self._page = b""
 
     async def _read(self, source: Source) -> Reading:
         state, reason, reading = SourceState.OK, "", Reading()
@@ -222,6 +340,8 @@ class NodeAgent:
         known = self._statuses.get(name)
         if known is not None and known.state is state:
             if known.reason != reason:
+                if name == "overrides":  # another mistake, not another value
+                    log.warning("source", name=name, state=state.label, reason=reason)
                 self._statuses[name] = msgspec.structs.replace(known, reason=reason)
             return
         self._statuses[name] = SourceStatus(
@@ -232,18 +352,14 @@ class NodeAgent:
 
 
 def _merge(readings: Sequence[Reading]) -> Reading:
-    return Reading(
-        driver_version=next((each.driver_version for each in readings if each.driver_version), ""),
-        gpus=tuple(gpu for each in readings for gpu in each.gpus),
-        rdma_ports=tuple(port for each in readings for port in each.rdma_ports),
-        host=next((each.host for each in readings if each.host is not None), None),
-    )
-
-
-def _is_urgent(before: tuple[Finding, ...], after: tuple[Finding, ...]) -> bool:
-    """Something that others act on is new, or is gone; only what is shown to people can wait."""
-
-    def weighty(found: tuple[Finding, ...]) -> set[tuple[str, str]]:
-        return {each.key for each in found if each.severity >= Severity.DEGRADED}
-
-    return weighty(before) != weighty(after)
+    """Every source's part; of what only one can say, the first word."""
+    merged: dict[str, Any] = {}
+    for name in Reading.__struct_fields__:
+        said = [value for each in readings if (value := getattr(each, name))]
+        if said:
+            merged[name] = (
+                tuple(item for value in said for item in value)
+                if isinstance(said[0], tuple)
+                else said[0]
+            )
+    return Reading(**merged)

@@ -15,6 +15,8 @@ class AgentStats:
         self.kmsg_malformed = 0
         self.kmsg_overruns = 0
         """Times the kernel overwrote its ring buffer before we had read it."""
+        self.kmsg_lost = 0
+        """Records that were overwritten before we had read them."""
         self.directives_refused = 0
         self.sample_seconds = 0.0
         """Time spent in reading the sources, all ticks together."""
@@ -25,9 +27,9 @@ class AgentStats:
         self.last_xid: dict[str, int] = {}
         """Subject → its newest XID. Only subjects that are GPUs of this node are ever read."""
 
-    def xid(self, code: int, subject: str) -> None:
-        """Count one XID event of one GPU (``gpu:0000:3b:00.0``)."""
-        self.xid_events.add((code, subject))
+    def xid(self, code: int, subject: str, count: int = 1) -> None:
+        """Count XID events of one GPU (``gpu:0000:3b:00.0``)."""
+        self.xid_events.add((code, subject), count)
         if subject in self.last_xid or len(self.last_xid) < MAX_SUBJECTS:
             self.last_xid[subject] = code
 

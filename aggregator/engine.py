@@ -17,7 +17,8 @@ from aggregator.journal import Decision, Journal
 from aggregator.policy.config import PolicyConfig
 from aggregator.policy.decide import Declined, decide
 from aggregator.policy.health import NodeHealth
-from aggregator.policy.model import ClusterView
+from aggregator.policy.model import ClusterView, RecordEvent
+from aggregator.policy.notices import notices
 from aggregator.scores.inputs import fleet_facts
 from aggregator.scores.model import NodeScore, score_table
 from aggregator.stats import AggregatorStats
@@ -58,6 +59,7 @@ class Engine:
         self._writes = Writes(
             edge=edge, journal=journal, stats=stats, clock=clock, on_done=self._written
         )
+        self._notices: list[RecordEvent] = []
         self._leading_since: float | None = None
         self.scores: Mapping[str, NodeScore] = {}
         """By node, as of the newest tick."""
@@ -70,7 +72,11 @@ class Engine:
         """A report of a node whose identity is proven; cheap, called for each one."""
         self._changed.add(report.node)
         silence = self._policy.silent_after_seconds
+        known = self._fleet.get(report.node)
+        before = known.findings if known else None
         if self._fleet.apply(report, self._clock(), silent_after_seconds=silence):
+            after = self._fleet.get(report.node)
+            self._notices += notices(report.node, before, after.findings if after else ())
             self._wake.set()
 
     def node_left(self, node: str) -> None:
@@ -108,6 +114,7 @@ class Engine:
         self._stats.leader = self._edge.leading
         if not self._edge.leading:
             self._leading_since = None
+            self._notices = []
             return
         now = self._clock()
         if self._leading_since is None:
@@ -123,8 +130,16 @@ class Engine:
         decision = decide(health, self._writes.over(view), self._policy, now)
         for declined in decision.declined:
             self._note_declined(declined, now)
-        self._changed.update(intent.node for intent in decision.intents)
-        self._writes.start(tasks, decision.intents, view)
+        intents = [*decision.intents, *self._due_notices(view)]
+        self._changed.update(intent.node for intent in intents)
+        self._writes.start(tasks, intents, view)
+
+    def _due_notices(self, view: ClusterView) -> list[RecordEvent]:
+        """Those about nodes that can be written to now; of nodes that left, none."""
+        waiting = [each for each in self._notices if each.node in view.nodes]
+        due = [each for each in waiting if not self._writes.busy(each.node)]
+        self._notices = [each for each in waiting if self._writes.busy(each.node)]
+        return due
 
     def _forget_departed(self, view: ClusterView) -> None:
         self._forget([node.name for node in self._fleet if node.name not in view.nodes])

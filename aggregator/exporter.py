@@ -234,7 +234,7 @@ def _write_gpu_counts(page: Page, nodes: Iterable[NodeState], now: float) -> Non
         worst: dict[str, str] = {}
         for each in node.findings:  # worst first
             if each.subject.startswith("gpu:"):
-                worst.setdefault(each.subject, each.severity.label)
+                worst.setdefault(each.subject.partition("/mig:")[0], each.severity.label)
         counts.update(worst.values())
         rest = len(node.report.gpus)
         if worst:

@@ -59,8 +59,9 @@ class NodeState:
 
     @property
     def gpu_model(self) -> str:
-        """The model of the first GPU, empty without GPUs."""
-        return self.report.gpus[0].model if self.report.gpus else ""
+        """The model of the first accelerator, empty without any."""
+        accelerators = self.report.gpus or self.report.npus
+        return accelerators[0].model if accelerators else ""
 
 
 class Fleet:

@@ -181,7 +181,10 @@ class Intake:
         if not name or len(name) > MAX_NODE_NAME or len(report.events) > MAX_EVENTS:
             self._stats.reports_malformed_total += 1
             return "malformed: no usable node name, or more events than a report may carry"
-        parts = (report.gpus, report.rdma_ports, report.sources, report.host.disks)
+        parts = (
+            *(report.gpus, report.npus, report.rdma_ports),
+            *(report.sources, report.host.disks),
+        )
         if any(len(each) > MAX_PARTS for each in parts):
             self._stats.reports_malformed_total += 1
             return f"malformed: more than {MAX_PARTS} devices, ports, sources or disks"

@@ -4,11 +4,11 @@ import argparse
 import asyncio
 import sys
 
-from bench import agent_cost, intake, taint_latency
+from bench import agent_cost, intake, kernel_log, taint_latency
 from contract.process import configure_logging
 from tests.controlplane.binaries import Unavailable
 
-FIGURES = ("taint-latency", "intake", "agent-cost")
+FIGURES = ("taint-latency", "intake", "kernel-log", "agent-cost")
 
 
 def main() -> int:
@@ -48,6 +48,8 @@ async def _run(name: str, agent_seconds: float) -> dict[str, bool]:
         return await taint_latency.main()
     if name == "intake":
         return await intake.main()
+    if name == "kernel-log":
+        return await kernel_log.main()
     return await agent_cost.main(agent_seconds)
 
 

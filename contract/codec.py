@@ -28,6 +28,7 @@ def finding_to_wire(finding: Finding) -> pb.Finding:
         since_time_seconds=finding.since_seconds,
         last_seen_time_seconds=finding.last_seen_seconds,
         count=finding.count,
+        clears=finding.clears[:MAX_TEXT],
     )
 
 
@@ -43,6 +44,7 @@ def finding_from_wire(message: pb.Finding) -> Finding:
         since_seconds=_time(message.since_time_seconds),
         last_seen_seconds=_time(message.last_seen_time_seconds),
         count=max(1, message.count),
+        clears=message.clears[:MAX_TEXT],
     )
 
 
@@ -77,6 +79,8 @@ def event_to_wire(event: Event) -> pb.Event:
         subject=event.subject,
         message=event.message[:MAX_TEXT],
         code=event.code,
+        finding=event.finding,
+        count=event.count,
     )
 
 
@@ -89,6 +93,8 @@ def event_from_wire(message: pb.Event) -> Event:
         subject=message.subject[:MAX_TEXT],
         message=message.message[:MAX_TEXT],
         code=message.code if message.HasField("code") else None,
+        finding=message.finding[:MAX_TEXT],
+        count=max(1, message.count),
     )
 
 

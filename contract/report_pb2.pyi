@@ -64,7 +64,7 @@ SOURCE_STATE_FAILING: SourceState
 SOURCE_STATE_STUCK: SourceState
 
 class NodeReport(_message.Message):
-    __slots__ = ("protocol_version", "sequence", "node", "boot_id", "agent_version", "taken_time_seconds", "urgent", "findings", "sources", "gpus", "rdma_ports", "host", "events", "events_dropped_total", "driver_version")
+    __slots__ = ("protocol_version", "sequence", "node", "boot_id", "agent_version", "taken_time_seconds", "urgent", "findings", "sources", "gpus", "rdma_ports", "host", "events", "events_dropped_total", "driver_version", "npus")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +80,7 @@ class NodeReport(_message.Message):
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     EVENTS_DROPPED_TOTAL_FIELD_NUMBER: _ClassVar[int]
     DRIVER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    NPUS_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     sequence: int
     node: str
@@ -95,10 +96,11 @@ class NodeReport(_message.Message):
     events: _containers.RepeatedCompositeFieldContainer[Event]
     events_dropped_total: int
     driver_version: str
-    def __init__(self, protocol_version: _Optional[int] = ..., sequence: _Optional[int] = ..., node: _Optional[str] = ..., boot_id: _Optional[str] = ..., agent_version: _Optional[str] = ..., taken_time_seconds: _Optional[float] = ..., urgent: _Optional[bool] = ..., findings: _Optional[_Iterable[_Union[Finding, _Mapping]]] = ..., sources: _Optional[_Iterable[_Union[SourceStatus, _Mapping]]] = ..., gpus: _Optional[_Iterable[_Union[Gpu, _Mapping]]] = ..., rdma_ports: _Optional[_Iterable[_Union[RdmaPort, _Mapping]]] = ..., host: _Optional[_Union[Host, _Mapping]] = ..., events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., events_dropped_total: _Optional[int] = ..., driver_version: _Optional[str] = ...) -> None: ...
+    npus: _containers.RepeatedCompositeFieldContainer[Npu]
+    def __init__(self, protocol_version: _Optional[int] = ..., sequence: _Optional[int] = ..., node: _Optional[str] = ..., boot_id: _Optional[str] = ..., agent_version: _Optional[str] = ..., taken_time_seconds: _Optional[float] = ..., urgent: _Optional[bool] = ..., findings: _Optional[_Iterable[_Union[Finding, _Mapping]]] = ..., sources: _Optional[_Iterable[_Union[SourceStatus, _Mapping]]] = ..., gpus: _Optional[_Iterable[_Union[Gpu, _Mapping]]] = ..., rdma_ports: _Optional[_Iterable[_Union[RdmaPort, _Mapping]]] = ..., host: _Optional[_Union[Host, _Mapping]] = ..., events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., events_dropped_total: _Optional[int] = ..., driver_version: _Optional[str] = ..., npus: _Optional[_Iterable[_Union[Npu, _Mapping]]] = ...) -> None: ...
 
 class Finding(_message.Message):
-    __slots__ = ("code", "subject", "severity", "action", "evidence", "since_time_seconds", "last_seen_time_seconds", "count", "domain")
+    __slots__ = ("code", "subject", "severity", "action", "evidence", "since_time_seconds", "last_seen_time_seconds", "count", "domain", "clears")
     CODE_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
     SEVERITY_FIELD_NUMBER: _ClassVar[int]
@@ -108,6 +110,7 @@ class Finding(_message.Message):
     LAST_SEEN_TIME_SECONDS_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
     DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    CLEARS_FIELD_NUMBER: _ClassVar[int]
     code: str
     subject: str
     severity: Severity
@@ -117,7 +120,8 @@ class Finding(_message.Message):
     last_seen_time_seconds: float
     count: int
     domain: Domain
-    def __init__(self, code: _Optional[str] = ..., subject: _Optional[str] = ..., severity: _Optional[_Union[Severity, str]] = ..., action: _Optional[_Union[Action, str]] = ..., evidence: _Optional[str] = ..., since_time_seconds: _Optional[float] = ..., last_seen_time_seconds: _Optional[float] = ..., count: _Optional[int] = ..., domain: _Optional[_Union[Domain, str]] = ...) -> None: ...
+    clears: str
+    def __init__(self, code: _Optional[str] = ..., subject: _Optional[str] = ..., severity: _Optional[_Union[Severity, str]] = ..., action: _Optional[_Union[Action, str]] = ..., evidence: _Optional[str] = ..., since_time_seconds: _Optional[float] = ..., last_seen_time_seconds: _Optional[float] = ..., count: _Optional[int] = ..., domain: _Optional[_Union[Domain, str]] = ..., clears: _Optional[str] = ...) -> None: ...
 
 class SourceStatus(_message.Message):
     __slots__ = ("name", "state", "reason", "since_time_seconds")
@@ -132,7 +136,7 @@ class SourceStatus(_message.Message):
     def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[SourceState, str]] = ..., reason: _Optional[str] = ..., since_time_seconds: _Optional[float] = ...) -> None: ...
 
 class Gpu(_message.Message):
-    __slots__ = ("uuid", "pci_bus_id", "index", "model", "lost", "temperature_celsius", "power_watts", "power_limit_watts", "utilization_ratio", "memory_used_bytes", "memory_total_bytes", "memory_utilization_ratio", "process_count", "sm_clock_hertz", "ecc_uncorrected_total", "ecc_corrected_total", "recovery_action", "memory_temperature_celsius", "serial", "energy_joules_total", "clocks_event_reasons")
+    __slots__ = ("uuid", "pci_bus_id", "index", "model", "lost", "temperature_celsius", "power_watts", "power_limit_watts", "utilization_ratio", "memory_used_bytes", "memory_total_bytes", "memory_utilization_ratio", "process_count", "sm_clock_hertz", "ecc_uncorrected_total", "ecc_corrected_total", "recovery_action", "memory_temperature_celsius", "serial", "energy_joules_total", "clocks_event_reasons", "sm_active_ratio", "tensor_active_ratio", "dram_active_ratio")
     UUID_FIELD_NUMBER: _ClassVar[int]
     PCI_BUS_ID_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -154,6 +158,9 @@ class Gpu(_message.Message):
     SERIAL_FIELD_NUMBER: _ClassVar[int]
     ENERGY_JOULES_TOTAL_FIELD_NUMBER: _ClassVar[int]
     CLOCKS_EVENT_REASONS_FIELD_NUMBER: _ClassVar[int]
+    SM_ACTIVE_RATIO_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_ACTIVE_RATIO_FIELD_NUMBER: _ClassVar[int]
+    DRAM_ACTIVE_RATIO_FIELD_NUMBER: _ClassVar[int]
     uuid: str
     pci_bus_id: str
     index: int
@@ -175,7 +182,36 @@ class Gpu(_message.Message):
     serial: str
     energy_joules_total: float
     clocks_event_reasons: int
-    def __init__(self, uuid: _Optional[str] = ..., pci_bus_id: _Optional[str] = ..., index: _Optional[int] = ..., model: _Optional[str] = ..., lost: _Optional[bool] = ..., temperature_celsius: _Optional[float] = ..., power_watts: _Optional[float] = ..., power_limit_watts: _Optional[float] = ..., utilization_ratio: _Optional[float] = ..., memory_used_bytes: _Optional[int] = ..., memory_total_bytes: _Optional[int] = ..., memory_utilization_ratio: _Optional[float] = ..., process_count: _Optional[int] = ..., sm_clock_hertz: _Optional[float] = ..., ecc_uncorrected_total: _Optional[int] = ..., ecc_corrected_total: _Optional[int] = ..., recovery_action: _Optional[int] = ..., memory_temperature_celsius: _Optional[float] = ..., serial: _Optional[str] = ..., energy_joules_total: _Optional[float] = ..., clocks_event_reasons: _Optional[int] = ...) -> None: ...
+    sm_active_ratio: float
+    tensor_active_ratio: float
+    dram_active_ratio: float
+    def __init__(self, uuid: _Optional[str] = ..., pci_bus_id: _Optional[str] = ..., index: _Optional[int] = ..., model: _Optional[str] = ..., lost: _Optional[bool] = ..., temperature_celsius: _Optional[float] = ..., power_watts: _Optional[float] = ..., power_limit_watts: _Optional[float] = ..., utilization_ratio: _Optional[float] = ..., memory_used_bytes: _Optional[int] = ..., memory_total_bytes: _Optional[int] = ..., memory_utilization_ratio: _Optional[float] = ..., process_count: _Optional[int] = ..., sm_clock_hertz: _Optional[float] = ..., ecc_uncorrected_total: _Optional[int] = ..., ecc_corrected_total: _Optional[int] = ..., recovery_action: _Optional[int] = ..., memory_temperature_celsius: _Optional[float] = ..., serial: _Optional[str] = ..., energy_joules_total: _Optional[float] = ..., clocks_event_reasons: _Optional[int] = ..., sm_active_ratio: _Optional[float] = ..., tensor_active_ratio: _Optional[float] = ..., dram_active_ratio: _Optional[float] = ...) -> None: ...
+
+class Npu(_message.Message):
+    __slots__ = ("index", "card", "chip", "model", "pci_bus_id", "temperature_celsius", "power_watts", "utilization_ratio", "memory_used_bytes", "memory_total_bytes", "health")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    CARD_FIELD_NUMBER: _ClassVar[int]
+    CHIP_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    PCI_BUS_ID_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_CELSIUS_FIELD_NUMBER: _ClassVar[int]
+    POWER_WATTS_FIELD_NUMBER: _ClassVar[int]
+    UTILIZATION_RATIO_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HEALTH_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    card: int
+    chip: int
+    model: str
+    pci_bus_id: str
+    temperature_celsius: float
+    power_watts: float
+    utilization_ratio: float
+    memory_used_bytes: int
+    memory_total_bytes: int
+    health: int
+    def __init__(self, index: _Optional[int] = ..., card: _Optional[int] = ..., chip: _Optional[int] = ..., model: _Optional[str] = ..., pci_bus_id: _Optional[str] = ..., temperature_celsius: _Optional[float] = ..., power_watts: _Optional[float] = ..., utilization_ratio: _Optional[float] = ..., memory_used_bytes: _Optional[int] = ..., memory_total_bytes: _Optional[int] = ..., health: _Optional[int] = ...) -> None: ...
 
 class RdmaPort(_message.Message):
     __slots__ = ("device", "port", "link_layer", "state", "physical_state", "rate_bits_per_second", "link_downed_total", "received_bytes_total", "transmitted_bytes_total")
@@ -228,20 +264,24 @@ class Disk(_message.Message):
     def __init__(self, mount_point: _Optional[str] = ..., total_bytes: _Optional[int] = ..., available_bytes: _Optional[int] = ...) -> None: ...
 
 class Event(_message.Message):
-    __slots__ = ("id", "time_seconds", "kind", "subject", "message", "code")
+    __slots__ = ("id", "time_seconds", "kind", "subject", "message", "code", "finding", "count")
     ID_FIELD_NUMBER: _ClassVar[int]
     TIME_SECONDS_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
+    FINDING_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
     id: str
     time_seconds: float
     kind: str
     subject: str
     message: str
     code: int
-    def __init__(self, id: _Optional[str] = ..., time_seconds: _Optional[float] = ..., kind: _Optional[str] = ..., subject: _Optional[str] = ..., message: _Optional[str] = ..., code: _Optional[int] = ...) -> None: ...
+    finding: str
+    count: int
+    def __init__(self, id: _Optional[str] = ..., time_seconds: _Optional[float] = ..., kind: _Optional[str] = ..., subject: _Optional[str] = ..., message: _Optional[str] = ..., code: _Optional[int] = ..., finding: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
 
 class Downstream(_message.Message):
     __slots__ = ("ack", "directive")

@@ -83,6 +83,16 @@ class SourceState(Word):
     """It does not answer."""
 
 
+class Health(StrEnum):
+    """How one device is, as far as anybody can tell."""
+
+    OK = "ok"
+    DEGRADED = "degraded"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    """What would tell cannot be read: neither good nor a reason to act."""
+
+
 class Phase(StrEnum):
     """Where an incident stands."""
 
@@ -113,6 +123,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """Unix time at which the evidence was last seen."""
     count: int = 1
     """How often the evidence was seen."""
+    clears: str = ""
+    """What ends it, in words: ``good for 60 s``, ``reset of the device``."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -138,9 +150,14 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     time_seconds: float
     """Unix time."""
     kind: str
+    """``xid``, ``sxid``, ``kernel``, ``npu``, ``clear``, or what NVML calls it: ``double-bit-ecc``, ``gpu-unavailable`` …"""
     subject: str
     message: str
     code: int | None = None
+    finding: str = ""
+    """The code of the finding that it raises (``xid-79``); empty: it raises none."""
+    count: int = 1
+    """A storm of the same event is told as one, with how many there were."""
 
 
 class Directive(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,4 +199,5 @@ def readable(finding: Finding) -> dict[str, object]:
         "since": finding.since_seconds,
         "last_seen": finding.last_seen_seconds,
         "count": finding.count,
+        "clears": finding.clears,
     }

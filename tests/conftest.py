@@ -8,6 +8,8 @@ import pytest
 from blockbuster import blockbuster_ctx
 from hypothesis import settings
 
+from tests.timelines import scoreboard
+
 pytest_plugins = ["tests.controlplane.fixtures"]
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, print_blob=True)
@@ -35,3 +37,10 @@ def nothing_of_ours_blocks_the_loop() -> Iterator[None]:
         for function in watch.functions.values():  # a device node, opened with O_NONBLOCK
             function.can_block_in("agent/sources/kmsg.py", "_open")
         yield
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The scoreboard of the timelines, where any were played."""
+    if scoreboard.PLAYED:
+        terminalreporter.section("timelines")
+        terminalreporter.write_line("\n".join(scoreboard.lines()))

@@ -66,6 +66,7 @@ def xid(number: int, at: float = 0.0, *, origin: str = "kmsg:1", gpu_index: int 
         subject=gpu(gpu_index).subject,
         message=f"Xid {number}, pid=1",
         code=number,
+        finding=f"xid-{number}",
     )
 
 

@@ -1,17 +1,23 @@
 """Checks: pure functions from a snapshot and a short memory to observations.
 
 An observation says "this is bad now". Whether it has been bad long enough to be a finding, and when the
-finding clears, is decided in one place: ``agent.faults``.
+finding clears, is decided in one place: ``agent.faults``. Each check module has a ``Memory`` of its own (plain data
+that survives a restart as JSON) and ``check(snapshot, memory, context) -> Checked``; ``all.py`` runs them all.
 """
+
+from typing import Generic, TypeVar
 
 import msgspec
 
-from agent.catalogue import Code
+from agent.catalogue import Catalogue, Code
 from agent.snapshot import Snapshot
+from contract.vocabulary import SourceState
+
+M = TypeVar("M")
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """The thresholds that people set."""
+    """The thresholds that are settings; all others stand in the catalogue, beside their code."""
 
     gpu_too_hot_celsius: float = 90.0
     memory_low_ratio: float = 0.03
@@ -20,18 +26,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """``None``: learn it from what was seen."""
 
 
-class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """What the checks remember from one snapshot to the next."""
+class Context(msgspec.Struct, frozen=True, kw_only=True):
+    """What every check is given beside the snapshot."""
 
-    link_downed_total: dict[str, int] = {}
-    """Port subject → counter at the last reading."""
-    active_ports: frozenset[str] = frozenset()
-    """Subjects of ports ever seen active: only those can be *down*; an unwired port is not."""
-
-
-def forget(memory: Memory, subject: str) -> Memory:
-    """A person said that this is over: a port that was taken out on purpose is not missing."""
-    return msgspec.structs.replace(memory, active_ports=memory.active_ports - {subject})
+    catalogue: Catalogue
+    limits: Limits = Limits()
 
 
 class Observation(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,14 +45,22 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     """It happened once more (counted), rather than it still is."""
 
 
-class Checked(msgspec.Struct, frozen=True):
-    """What all checks saw in one snapshot."""
+class Checked(msgspec.Struct, Generic[M], frozen=True, kw_only=True):
+    """What a check saw in one snapshot."""
 
-    observations: tuple[Observation, ...]
-    memory: Memory
+    observations: tuple[Observation, ...] = ()
+    memory: M
+    """What to remember for the next snapshot."""
+    resets: frozenset[str] = frozenset()
+    """Subjects that were reset since the snapshot before: their counters started again."""
+    blind: frozenset[str] = frozenset()
+    """Subjects that cannot be judged now although their source answers; neither good nor bad."""
+    unjudged: frozenset[str] = frozenset()
+    """Sources (``Observation.source``) of which a check itself failed: what it would say is not known, so nothing
+    of theirs may clear by not being observed."""
 
 
 def source_is_ok(snapshot: Snapshot, name: str) -> bool:
     """Whether what a snapshot holds (or lacks) of one source means anything."""
     status = snapshot.source(name)
-    return status is not None and status.state.label == "ok"
+    return status is not None and status.state is SourceState.OK

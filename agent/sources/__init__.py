@@ -9,7 +9,7 @@ from typing import Protocol
 
 import msgspec
 
-from agent.snapshot import Gpu, Host, RdmaPort
+from agent.snapshot import Gpu, Host, Mount, Npu, PciDevice, PodDevices, RdmaPort
 from contract.vocabulary import Event
 
 Emit = Callable[[Event], None]
@@ -37,8 +37,12 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
 
     driver_version: str = ""
     gpus: tuple[Gpu, ...] = ()
+    npus: tuple[Npu, ...] = ()
     rdma_ports: tuple[RdmaPort, ...] = ()
     host: Host | None = None
+    mounts: tuple[Mount, ...] = ()
+    pci_devices: tuple[PciDevice, ...] = ()
+    pods: tuple[PodDevices, ...] = ()
 
 
 class Source(Protocol):
@@ -46,7 +50,7 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """Stable, lower-case: ``nvidia``, ``rdma``, ``kmsg``, ``host``."""
+        """Stable, lower-case: ``nvidia``, ``ascend``, ``rdma``, ``kmsg``, ``host``, ``mounts``, ``pci``, ``pods``."""
 
     async def read(self) -> Reading:
         """Read now, bounded by the source's own deadline.

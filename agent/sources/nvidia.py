@@ -23,6 +23,7 @@ from agent.sources import (
 )
 from agent.sources import nvml_wire as wire
 from agent.sources.nvml_process import ChildEndedError, NvmlChild, end_all
+from agent.sources.nvml_roll import Roll
 
 LONGEST_BACKOFF_SECONDS = 60.0
 STEADY_SECONDS = 60.0
@@ -42,8 +43,8 @@ class NvidiaSource:
         kill_after_seconds: how long a child may leave a request unanswered before it is replaced.
         absent_retry_seconds: how often to look whether a driver has come.
         backoff_seconds: pause before the first replacement; doubles up to a minute.
-        reopen_seconds: while a GPU is lost, how often to start NVML afresh beside the running one, which is the only
-            way in which NVML lists a GPU again.
+        reopen_seconds: while a GPU is lost or waits for a reset, how often to start NVML afresh beside the running
+            one, which is the only way in which NVML lists a GPU again.
         environment: variables for the child, over this process's own; ``LD_LIBRARY_PATH`` says where the driver's
             library is, where the dynamic loader would not find it.
     """
@@ -73,7 +74,7 @@ class NvidiaSource:
         self._environment = {**os.environ, **(environment or {})}
         spec = importlib.util.find_spec("pynvml")
         self._library_folder = str(Path(spec.origin).parent) if spec and spec.origin else ""
-        self._roll = wire.Roll(expected)
+        self._roll = Roll(expected)
         self._child: NvmlChild | None = None
         self._fresh: NvmlChild | None = None
         self._abandoned: list[NvmlChild] = []
@@ -121,7 +122,7 @@ class NvidiaSource:
         gpus = self._roll.call(sample.gpus)
         if loop.time() - child.started_at >= STEADY_SECONDS:
             self._failures = 0
-        if any(gpu.lost for gpu in gpus):
+        if any(gpu.lost or gpu.reset_required for gpu in gpus):
             await self._reopen(child)
         return Reading(driver_version=sample.driver, gpus=gpus)
 

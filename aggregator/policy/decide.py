@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import msgspec
 
 from aggregator.policy.config import PolicyConfig, budget
-from aggregator.policy.health import NodeHealth, conditions
+from aggregator.policy.health import SOURCE_OF_DOMAIN, NodeHealth, conditions
 from aggregator.policy.incidents import (
     STEPPED,
     Step,
@@ -185,7 +185,10 @@ def _most(config: PolicyConfig) -> float:
 
 def _orphaned_taint(health: NodeHealth, node: ClusterNode, config: PolicyConfig) -> list[Intent]:
     """Our taint on a healthy, reporting node without an open incident: left over from a crash."""
-    blind = any(each.state >= SourceState.FAILING for each in health.sources)
+    blind = any(
+        each.state >= SourceState.FAILING and each.name in SOURCE_OF_DOMAIN.values()
+        for each in health.sources
+    )
     if node.taint is None or blind or health.clear_seconds < config.release_after_seconds:
         return []
     return [RemoveTaint(node=node.name, reason="no open incident and no finding on this node")]

@@ -37,6 +37,10 @@ SOURCE_OF_DOMAIN = {
 """The source without which a domain cannot be judged."""
 
 
+BESIDE = {Domain.STORAGE: ("kmsg", "mounts")}
+"""What else tells of a domain; the kernel log tells of every one."""
+
+
 def conditions(
     health: NodeHealth, node: ClusterNode, *, silent_after_seconds: float
 ) -> Iterator[SetCondition]:
@@ -90,9 +94,24 @@ def _condition(health: NodeHealth, domain: Domain) -> Condition | None:
         return None
     if source.state is not SourceState.OK:
         return Condition("Unknown", f"Source{camel_case(source.state.label)}", source.reason)
+    if (beside := _unread_beside(health, domain)) is not None:
+        return Condition("Unknown", f"Source{camel_case(beside.state.label)}", beside.reason)
     if worst is not None and worst.severity >= Severity.DEGRADED:
         return Condition("True", "Degraded", f"{worst.subject}: {worst.evidence}")
     return Condition("True", "AllChecksPass", "all checks pass")
+
+
+def _unread_beside(health: NodeHealth, domain: Domain) -> SourceStatus | None:
+    """A further source of this domain that is here and cannot be read: what it would say is not known."""
+    names = BESIDE.get(domain, ("kmsg",))
+    return next(
+        (
+            each
+            for each in health.sources
+            if each.name in names and each.state in (SourceState.FAILING, SourceState.STUCK)
+        ),
+        None,
+    )
 
 
 def camel_case(code: str) -> str:

@@ -147,7 +147,7 @@ def _build(name: str, pool: str, state: NodeState | None, inputs: _Inputs) -> No
         received_seconds=state.received_seconds if state and state.reports_total else None,
         score=score.score if score else None,
         utilization_ratio=_share(state.utilization_ratio, 3) if state else None,
-        gpus=tuple(_cell(gpu, worst) for gpu in report.gpus) if report else (),
+        gpus=_cells(report, worst) if report else (),
         ports=tuple(_dot(port, worst) for port in report.rdma_ports) if report else (),
     )
 
@@ -163,10 +163,10 @@ def _health(state: NodeState | None, stale: bool) -> str:
 
 
 def worst_by_subject(findings: Sequence[Finding]) -> dict[str, Finding]:
-    """The worst finding per subject; findings come worst first."""
+    """The worst finding per device; findings come worst first, an instance's count for its GPU."""
     worst: dict[str, Finding] = {}
     for each in findings:
-        worst.setdefault(each.subject, each)
+        worst.setdefault(each.subject.partition("/mig:")[0], each)
     return worst
 
 
@@ -217,7 +217,38 @@ def _cell(gpu: pb.Gpu, worst: Mapping[str, Finding]) -> GpuCell:
     )
 
 
-def _memory_ratio(gpu: pb.Gpu) -> float | None:
+def _cells(report: pb.NodeReport, worst: Mapping[str, Finding]) -> tuple[GpuCell, ...]:
+    """Every accelerator of the node, GPUs before NPUs."""
+    gpus = (_cell(gpu, worst) for gpu in report.gpus)
+    return (*gpus, *(_npu_cell(npu, worst) for npu in report.npus))
+
+
+def npu_health(npu: pb.Npu, worst: Mapping[str, Finding]) -> str:
+    """One word for an NPU's state."""
+    finding = worst.get(f"npu:{npu.index}")
+    if finding is None or finding.severity < Severity.DEGRADED:
+        return "healthy"
+    return finding.severity.label
+
+
+def _npu_cell(npu: pb.Npu, worst: Mapping[str, Finding]) -> GpuCell:
+    finding = worst.get(f"npu:{npu.index}")
+    return GpuCell(
+        index=npu.index,
+        health=npu_health(npu, worst),
+        code=finding.code if finding else "",
+        utilization_ratio=_share(
+            npu.utilization_ratio if npu.HasField("utilization_ratio") else None, 2
+        ),
+        memory_used_ratio=_memory_ratio(npu),
+        temperature_celsius=(
+            _rounded(npu.temperature_celsius, 0) if npu.HasField("temperature_celsius") else None
+        ),
+        power_watts=_rounded(npu.power_watts, 0) if npu.HasField("power_watts") else None,
+    )
+
+
+def _memory_ratio(gpu: pb.Gpu | pb.Npu) -> float | None:
     if not gpu.HasField("memory_used_bytes") or not gpu.memory_total_bytes:
         return None
     return _rounded(gpu.memory_used_bytes / gpu.memory_total_bytes, 2)

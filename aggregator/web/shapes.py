@@ -12,6 +12,7 @@ from aggregator.web.rows import (
     NodeRow,
     gpu_finding,
     gpu_health,
+    npu_health,
     port_health,
     port_name,
     worst_by_subject,
@@ -31,6 +32,8 @@ class FindingShape(msgspec.Struct, frozen=True, kw_only=True):
     since_seconds: float
     last_seen_seconds: float
     count: int
+    clears: str
+    """What ends it, in words."""
 
 
 class SourceShape(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +93,7 @@ class NodeDetail(msgspec.Struct, frozen=True, kw_only=True):
     """(Unix time, mean GPU utilization 0..1), oldest first."""
     gpus: list[dict[str, Any]]
     """Readings by the report's own field names; one that is absent was not measured."""
+    npus: list[dict[str, Any]]
     rdma_ports: list[dict[str, Any]]
     host: dict[str, Any]
 
@@ -106,6 +110,7 @@ def finding_shape(finding: Finding) -> FindingShape:
         since_seconds=finding.since_seconds,
         last_seen_seconds=finding.last_seen_seconds,
         count=finding.count,
+        clears=finding.clears,
     )
 
 
@@ -168,6 +173,7 @@ def node_detail(
         reports_total=state.reports_total if state else 0,
         utilization_history=list(state.utilization_history) if state else [],
         gpus=_gpus(state) if state else [],
+        npus=_npus(state) if state else [],
         rdma_ports=_ports(state) if state else [],
         host=plain(report.host) if report else {},
     )
@@ -193,6 +199,14 @@ def _gpus(state: NodeState) -> list[dict[str, Any]]:
     return [
         {"index": gpu.index, "health": gpu_health(gpu, gpu_finding(gpu, worst)), **plain(gpu)}
         for gpu in state.report.gpus
+    ]
+
+
+def _npus(state: NodeState) -> list[dict[str, Any]]:
+    worst = worst_by_subject(state.findings)
+    return [
+        {"index": npu.index, "health": npu_health(npu, worst), **plain(npu)}
+        for npu in state.report.npus
     ]
 
 

@@ -6,39 +6,61 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from agent.snapshot import Host
 from agent.sources import Reading, SourceStuckError
 from agent.sources.host import HostSource
 from agent.sources.rdma import RdmaSource
 
 
-async def test_a_dead_mount_is_stuck_collects_no_threads_and_recovers(
+async def test_a_dead_disk_costs_one_thread_hides_no_other_and_recovers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     answer = threading.Event()
     statvfs, asked = os.statvfs, []
 
     def hang(path: str) -> os.statvfs_result:
-        asked.append(path)
-        answer.wait(30)
-        return statvfs(path)
+        if path == "/dead":
+            asked.append(path)
+            answer.wait(30)
+        return statvfs("/")
 
     monkeypatch.setattr(os, "statvfs", hang)
-    source = HostSource(disk_paths=["/"], deadline_seconds=0.05)
-    for _ in range(5):
-        with pytest.raises(SourceStuckError, match=r"statfs of / gives no answer for 0\.05 s"):
-            await source.read()
-    assert asked == ["/"]
+    source = HostSource(disk_paths=["/dead", "/"], deadline_seconds=0.05)
+    stuck = await host_where(source, lambda host: len(host.unreadable_disks) == 1)
+    assert [disk.mount_point for disk in stuck.disks] == ["/"]
+    assert stuck.memory_total_bytes is not None
+    (disk,) = stuck.unreadable_disks
+    assert (disk.mount_point, disk.state) == ("/dead", "stuck")
+    assert disk.reason.startswith("statfs gives no answer for ")
+    started = asyncio.get_running_loop().time()
+    for _ in range(20):
+        await source.read()
+    assert asyncio.get_running_loop().time() - started < 0.5, "nobody waits for what is stuck"
+    assert asked == ["/dead"]
     answer.set()
-    assert (await answers_again(source)).host is not None
-    assert asked == ["/"], "the late answer is taken, not asked for again"
+    well = await host_where(source, lambda host: not host.unreadable_disks)
+    assert [disk.mount_point for disk in well.disks] == ["/dead", "/"]
+    assert asked == ["/dead"], "the late answer is taken, not asked for again"
     await source.close()
 
 
-async def answers_again(source: HostSource | RdmaSource) -> Reading:
+async def host_where(source: HostSource, holds: Callable[[Host], bool]) -> Host:
+    """The first reading of the machine of which it holds."""
+    async with asyncio.timeout(20):
+        while True:
+            host = (await source.read()).host
+            assert host is not None
+            if holds(host):
+                return host
+            await asyncio.sleep(0.005)
+
+
+async def answers_again(source: RdmaSource) -> Reading:
     """The source's next reading, once it has one."""
     async with asyncio.timeout(20):
         while True:

@@ -99,6 +99,29 @@ class TestManifests:
         )
         assert rule["resourceNames"] == [settings.lease_name]
 
+    def test_the_agent_reads_the_overrides_that_the_page_tells_how_to_write(self) -> None:
+        """None are shipped: an upgrade would put ours in the place of yours."""
+        assert [each for each in documents() if each["kind"] == "ConfigMap"] == []
+        page = (DEPLOY.parent / "docs" / "how-to" / "overrides.md").read_text()
+        written = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
+        pod = pod_of("fleetmedic-agent")
+        (volume,) = (each for each in pod["volumes"] if each["name"] == "overrides")
+        assert volume["configMap"] == {"name": written["metadata"]["name"], "optional": True}
+        (agent,) = pod["containers"]
+        (mount,) = (each for each in agent["volumeMounts"] if each["name"] == "overrides")
+        assert "subPath" not in mount
+        variables = {each["name"]: each.get("value") for each in agent["env"]}
+        (key,) = written["data"]
+        assert variables[f"{AGENT_PREFIX}OVERRIDES"] == f"{mount['mountPath']}/{key}"
+
+    def test_the_kubelets_socket_is_where_the_agent_looks(self) -> None:
+        pod = pod_of("fleetmedic-agent")
+        (agent,) = pod["containers"]
+        (mount,) = (each for each in agent["volumeMounts"] if each["name"] == "pod-resources")
+        (volume,) = (each for each in pod["volumes"] if each["name"] == "pod-resources")
+        folder = str(Path(AgentSettings().pod_resources).parent)
+        assert mount["mountPath"] == volume["hostPath"]["path"] == folder
+
     def test_a_rollout_and_a_drain_can_end_though_only_the_leader_is_ready(self) -> None:
         kinds = {each["kind"]: each for each in documents()}
         assert kinds["Deployment"]["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == "100%"
@@ -111,13 +134,38 @@ class TestManifests:
         (source,) = volume["projected"]["sources"]
         assert source["serviceAccountToken"]["audience"] == "fleetmedic"
 
-    def test_only_the_agent_has_privileges_and_it_mounts_the_host_read_only(self) -> None:
+    def test_only_the_agent_has_privileges_and_it_writes_to_one_folder_of_the_host(self) -> None:
         (container,) = pod_of("fleetmedic-aggregator")["containers"]
         assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
         assert pod_of("fleetmedic-aggregator")["securityContext"]["runAsNonRoot"] is True
         pod = pod_of("fleetmedic-agent")
-        assert all(each["readOnly"] for each in pod["containers"][0]["volumeMounts"])
-        assert not {"hostPID", "hostNetwork", "hostIPC"} & pod.keys()
+        (agent,) = pod["containers"]
+        variables = {each["name"]: each.get("value") for each in agent["env"]}
+        writable = [each for each in agent["volumeMounts"] if not each.get("readOnly")]
+        assert [each["mountPath"] for each in writable] == [variables[f"{AGENT_PREFIX}STATE_DIR"]]
+        assert not {"hostNetwork", "hostIPC"} & pod.keys()
+        # The host's processes and mounts are part of what it watches.
+        assert pod["hostPID"] is True
+        assert variables[f"{AGENT_PREFIX}HOST_ROOT"] == "/proc/1/root"
+
+    async def test_the_ascend_overlay_gives_the_agent_the_drivers_files(
+        self, control_plane: ControlPlane
+    ) -> None:
+        rendered = await control_plane.kubectl("kustomize", str(DEPLOY / "ascend"))
+        (daemons,) = (each for each in yaml.safe_load_all(rendered) if each["kind"] == "DaemonSet")
+        pod = daemons["spec"]["template"]["spec"]
+        (agent,) = pod["containers"]
+        mounted = {each["mountPath"]: each for each in agent["volumeMounts"]}
+        assert all(
+            mounted[path]["readOnly"] for path in ("/usr/local/Ascend/driver", "/usr/local/dcmi")
+        )
+        assert AgentSettings().hccn_tool.startswith("/usr/local/Ascend/driver/")
+        variables = {each["name"]: each.get("value") for each in agent["env"]}
+        folders = variables["LD_LIBRARY_PATH"].split(":")
+        assert all(folder.startswith("/usr/local/") for folder in folders)
+        await _apply(control_plane, (DEPLOY / "base" / "namespace.yaml").read_text())
+        said = await _apply(control_plane, yaml.safe_dump(daemons), "--dry-run=server")
+        assert "fleetmedic-agent" in said
 
 
 class TestPermissions:

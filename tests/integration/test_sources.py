@@ -8,127 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from agent.snapshot import RdmaPort
+from agent.snapshot import Host
 from agent.sources import Reading, SourceAbsentError, SourceFailingError
 from agent.sources.host import HostSource
 from agent.sources.kmsg import KmsgSource
-from agent.sources.rdma import RdmaSource, parse_rate
+from agent.sources.procfs import (
+    Processes,
+    Timex,
+    clock_fields,
+    limits,
+    memory_controllers,
+    parse_stat,
+)
 from agent.stats import AgentStats
 from contract.vocabulary import Event
 from tests.support import START, until
 
 BOOT = START - 1000.0
 XID_79 = b"NVRM: Xid (PCI:0000:3b:00): 79, GPU has fallen off the bus."
-
-
-def write_port(root: Path, device: str, number: int = 1, /, **changes: str) -> None:
-    """One port as the kernel shows it in sysfs, every file ending in a line end."""
-    folder = root / "class" / "infiniband" / device / "ports" / str(number)
-    (folder / "counters").mkdir(parents=True, exist_ok=True)
-    files = {
-        "link_layer": "InfiniBand",
-        "state": "4: ACTIVE",
-        "phys_state": "5: LinkUp",
-        "rate": "400 Gb/sec (4X NDR)",
-        "counters/link_downed": "3",
-        "counters/port_rcv_data": "1000",
-        "counters/port_xmit_data": "18446744073709551615",
-        **changes,
-    }
-    for name, text in files.items():
-        (folder / name).write_text(text + "\n")
-
-
-async def rdma(root: Path) -> tuple[RdmaPort, ...]:
-    return (await RdmaSource(sysfs_root=str(root)).read()).rdma_ports
-
-
-async def test_every_port_in_our_units(tmp_path: Path) -> None:
-    write_port(tmp_path, "mlx5_0")
-    write_port(tmp_path, "mlx5_1", 2, link_layer="Ethernet", state="1: DOWN", rate="100 Gb/sec")
-    write_port(tmp_path, "mlx5_1", 10, phys_state="3: Disabled")
-    first, second, third = await rdma(tmp_path)
-    assert first == RdmaPort(
-        device="mlx5_0",
-        port=1,
-        link_layer="InfiniBand",
-        state="ACTIVE",
-        physical_state="LinkUp",
-        rate_bits_per_second=4e11,
-        link_downed_total=3,
-        received_bytes_total=4000,
-        transmitted_bytes_total=(2**64 - 1) * 4,
-    )
-    assert (second.port, second.link_layer, second.state) == (2, "Ethernet", "DOWN")
-    assert (third.port, third.physical_state) == (10, "Disabled")
-
-
-async def test_what_a_port_does_not_tell_is_none(tmp_path: Path) -> None:
-    write_port(tmp_path, "mlx5_0", 1, **{"counters/link_downed": "n/a", "rate": "", "state": ""})
-    counters = tmp_path / "class/infiniband/mlx5_0/ports/1/counters"
-    (counters / "port_rcv_data").unlink()
-    (port,) = await rdma(tmp_path)
-    assert (port.link_downed_total, port.received_bytes_total) == (None, None)
-    assert (port.rate_bits_per_second, port.state) == (None, "")
-    assert port.transmitted_bytes_total is not None
-
-
-async def test_a_machine_without_adapters_is_absent(tmp_path: Path) -> None:
-    with pytest.raises(SourceAbsentError, match="no RDMA adapters"):
-        await rdma(tmp_path)
-    (tmp_path / "class" / "infiniband").mkdir(parents=True)
-    with pytest.raises(SourceAbsentError, match="no RDMA adapters"):
-        await rdma(tmp_path)
-
-
-@pytest.mark.parametrize("what", ["class/infiniband", "class/infiniband/mlx5_0"])
-async def test_the_last_adapter_that_vanishes_is_not_a_machine_without_any(
-    tmp_path: Path, what: str
-) -> None:
-    write_port(tmp_path, "mlx5_0")
-    source = RdmaSource(sysfs_root=str(tmp_path))
-    assert len((await source.read()).rdma_ports) == 1
-    (tmp_path / what).rename(tmp_path / "unplugged")
-    assert await source.read() == Reading()
-    (tmp_path / "unplugged").rename(tmp_path / what)
-    assert len((await source.read()).rdma_ports) == 1
-
-
-async def test_an_adapter_without_ports_hides_no_other(tmp_path: Path) -> None:
-    (tmp_path / "class" / "infiniband" / "mlx5_0").mkdir(parents=True)
-    write_port(tmp_path, "mlx5_1")
-    assert [port.device for port in await rdma(tmp_path)] == ["mlx5_1"]
-
-
-async def test_a_file_that_answers_einval_is_asked_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each such read writes a line into the kernel log of a machine with restricted functions."""
-    write_port(tmp_path, "mlx5_0")
-    source = RdmaSource(sysfs_root=str(tmp_path))
-    refused: list[str] = []
-    read = os.read
-
-    def reading(descriptor: int, count: int) -> bytes:
-        path = str(Path(f"/proc/self/fd/{descriptor}").readlink())
-        if path.endswith("rate"):
-            refused.append(path)
-            raise OSError(errno.EINVAL, "Invalid argument")
-        return read(descriptor, count)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "read", reading)
-        for _ in range(3):
-            (port,) = (await source.read()).rdma_ports
-            assert (port.rate_bits_per_second, port.state) == (None, "ACTIVE")
-    assert len(refused) == 1
-
-
-def test_rates() -> None:
-    assert parse_rate("2.5 Gb/sec (1X SDR)") == 2.5e9
-    assert parse_rate("0 Gb/sec") == 0
-    assert parse_rate("fast") is None
 
 
 class Kmsg:
@@ -148,6 +48,11 @@ class Kmsg:
     async def lines(self, count: int) -> None:
         await until(lambda: self.stats.kmsg_lines >= count, what=lambda: self.stats.kmsg_lines)
         assert self.stats.kmsg_lines == count
+
+
+def append(path: Path, data: bytes) -> None:
+    with path.open("ab") as stream:
+        stream.write(data)
 
 
 @pytest.fixture
@@ -257,16 +162,96 @@ async def test_a_monstrous_line_is_clipped_counted_and_disturbs_no_other(
 
 async def test_a_file_is_read_as_it_grows(tmp_path: Path) -> None:
     path = tmp_path / "dmesg"
-    path.write_bytes(XID_79 + b"\nnoise\n" + XID_79[:10])
+    path.write_bytes(b"noise\n" + XID_79[:10])
     reader = Kmsg(path)
     await reader.source.read()
-    assert (len(reader.events), reader.stats.kmsg_lines) == (1, 2)
-    with path.open("ab") as stream:
-        stream.write(XID_79[10:] + b"\n")
+    assert reader.events == []
+    append(path, XID_79[10:] + b"\n")
     await reader.source.read()
-    assert (len(reader.events), reader.stats.kmsg_lines) == (2, 3)
+    assert (len(reader.events), reader.stats.kmsg_lines) == (1, 1)
     await reader.source.close()
     await reader.source.close()
+
+
+@pytest.mark.parametrize("before", [b"", b"noise\n" * 20_000])
+async def test_a_log_without_numbers_is_not_judged_again_by_the_next_run(
+    tmp_path: Path, before: bytes
+) -> None:
+    path = tmp_path / "dmesg"
+    path.write_bytes(before + XID_79 + b"\n")
+    for _ in range(2):
+        reader = Kmsg(path)
+        await reader.source.read()
+        assert reader.events == []
+        append(path, XID_79 + b"\n")
+        await reader.source.read()
+        await reader.source.read()
+        assert len(reader.events) == 1
+        await reader.source.close()
+
+
+async def test_records_with_numbers_are_read_from_the_oldest(tmp_path: Path) -> None:
+    """Which of them were judged before, their numbers say."""
+    path = tmp_path / "kmsg"
+    path.write_bytes(b" DEVICE=+pci:0000:3b:00.0\n6,7,5000000,-;" + XID_79 + b"\n")
+    reader = Kmsg(path)
+    await reader.source.read()
+    assert [event.id for event in reader.events] == ["kmsg:7"]
+    await reader.source.close()
+
+
+async def test_a_log_that_is_cut_is_read_from_its_new_start(tmp_path: Path) -> None:
+    path = tmp_path / "dmesg"
+    path.write_bytes(b"noise\n" * 100 + XID_79[:20])
+    reader = Kmsg(path)
+    await reader.source.read()
+    path.write_bytes(XID_79 + b"\n")
+    await reader.source.read()
+    append(path, XID_79 + b"\n")
+    await reader.source.read()
+    assert [event.code for event in reader.events] == [79, 79]
+    await reader.source.close()
+
+
+async def test_a_log_that_is_renamed_is_read_to_its_end_then_the_new_one_from_its_start(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "dmesg"
+    path.write_bytes(b"noise\n")
+    reader = Kmsg(path)
+    await reader.source.read()
+    old = path.rename(tmp_path / "dmesg.1")
+    append(old, XID_79.replace(b"79", b"48") + b"\n")
+    assert await reader.source.read() == Reading(), "for a moment there is none"
+    path.write_bytes(XID_79 + b"\n")
+    await reader.source.read()
+    append(path, XID_79.replace(b"79", b"95") + b"\n")
+    await reader.source.read()
+    assert [event.code for event in reader.events] == [48, 79, 95]
+    await reader.source.close()
+
+
+async def test_a_step_of_the_clock_moves_no_later_record(tmp_path: Path) -> None:
+    """The time base is asked for each record: at boot the clock may be hours off until NTP sets it."""
+    path = tmp_path / "kmsg"
+    path.touch()
+    now = [START]
+    events: list[Event] = []
+    source = KmsgSource(
+        str(path),
+        emit=events.append,
+        stats=AgentStats(),
+        clock=lambda: now[0],
+        boot_seconds=lambda: now[0] - 1000.0,
+    )
+    await source.read()
+    append(path, b"6,1,990000000,-;" + XID_79 + b"\n")
+    await source.read()
+    now[0] += 8 * 3600
+    append(path, b"6,2,995000000,-;" + XID_79 + b"\n")
+    await source.read()
+    assert [event.time_seconds - START for event in events] == [-10, 8 * 3600 - 5]
+    await source.close()
 
 
 async def test_no_kernel_log_is_absent_until_there_is_one(tmp_path: Path) -> None:
@@ -315,14 +300,156 @@ async def test_this_machine(tmp_path: Path) -> None:
     (disk,) = host.disks
     assert disk.mount_point == str(tmp_path)
     assert 0 <= disk.available_bytes <= disk.total_bytes
+    assert disk.read_only is False
+    (missing,) = host.unreadable_disks
+    assert (missing.mount_point, missing.state) == (str(tmp_path / "none"), "missing")
 
 
-async def test_a_mount_that_answers_with_an_error_is_named(
+async def test_what_this_machine_tells_seldom() -> None:
+    source = HostSource(disk_paths=[])
+    host = await until_async(source, lambda host: host.processes is not None)
+    assert host.processes is not None
+    assert host.processes >= 1  # at least this one
+    assert host.threads is not None
+    assert host.threads_max is not None
+    assert 0 < host.threads < host.threads_max
+    assert host.open_files is not None
+    assert host.open_files_max is not None
+    assert 0 < host.open_files < host.open_files_max
+    assert host.swap_free_bytes is not None
+    assert host.oom_kills_total is not None
+    assert host.clock_synchronised in (True, False)
+    assert host.clock_offset_seconds is not None
+    assert abs(host.clock_offset_seconds) < 3600
+    await source.close()
+
+
+async def until_async(source: HostSource, holds: Callable[[Host], bool]) -> Host:
+    """The first reading of the machine of which it holds."""
+    async with asyncio.timeout(20):
+        while True:
+            host = (await source.read()).host
+            assert host is not None
+            if holds(host):
+                return host
+            await asyncio.sleep(0.01)
+
+
+async def test_a_disk_that_answers_with_an_error_is_named_and_hides_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def stale(_: str) -> os.statvfs_result:
-        raise OSError(errno.ESTALE, "Stale file handle")
+    statvfs = os.statvfs
+
+    def stale(path: str) -> os.statvfs_result:
+        if path == "/data":
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return statvfs(path)
 
     monkeypatch.setattr(os, "statvfs", stale)
-    with pytest.raises(SourceFailingError, match="statfs of /data: Stale file handle"):
-        await HostSource(disk_paths=["/data"]).read()
+    source = HostSource(disk_paths=["/", "/data"])
+    host = await until_async(source, lambda host: len(host.unreadable_disks) == 1)
+    assert [disk.mount_point for disk in host.disks] == ["/"]
+    (disk,) = host.unreadable_disks
+    assert (disk.mount_point, disk.state, disk.reason) == ("/data", "failing", "Stale file handle")
+    await source.close()
+
+
+def write_process(root: Path, pid: int, name: str, state: str, switches: int) -> None:
+    """One process as /proc shows it; it started at tick 100 after boot."""
+    folder = root / str(pid)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "stat").write_text(f"{pid} ({name}) {state} 1 {'0 ' * 17}100 0 0\n")
+    (folder / "status").write_text(
+        f"Name:\t{name}\nvoluntary_ctxt_switches:\t{switches}\nnonvoluntary_ctxt_switches:\t0\n"
+    )
+
+
+def test_a_process_is_blocked_as_long_as_it_was_seen_so_and_did_nothing(tmp_path: Path) -> None:
+    processes = Processes(str(tmp_path))
+
+    def scan(at: float, *, switches: int, state: str = "D") -> dict[str, float]:
+        write_process(tmp_path, 7, "stuck (D) x", "D", 12)
+        write_process(tmp_path, 8, "busy writer", state, switches)
+        write_process(tmp_path, 9, "gone", "Z", 1)
+        read = processes.scan(at)
+        assert (read["processes"], read["zombie_processes"]) == (3, 1)
+        return {each.name: each.seconds for each in read["blocked_processes"]}
+
+    assert scan(1000.0, switches=5) == {}
+    assert scan(1060.0, switches=605) == {"stuck (D) x": 60, "busy writer": 60}
+    assert scan(1120.0, switches=1206) == {"stuck (D) x": 120}  # more than ten waits a second
+    assert scan(1180.0, switches=1206) == {"stuck (D) x": 180, "busy writer": 60}
+    assert scan(1240.0, switches=1206, state="S") == {"stuck (D) x": 240}
+    assert scan(1300.0, switches=1206) == {"stuck (D) x": 300}
+
+
+def test_another_process_under_the_same_number_is_another(tmp_path: Path) -> None:
+    processes = Processes(str(tmp_path))
+    write_process(tmp_path, 7, "old", "D", 1)
+    processes.scan(0.0)
+    stat = tmp_path / "7" / "stat"
+    stat.write_text(stat.read_text().replace("(old)", "(new)").replace(" 100 ", " 900 "))
+    assert processes.scan(60.0)["blocked_processes"] == ()
+
+
+@given(st.binary(max_size=200))
+def test_no_content_of_a_process_file_is_an_error(content: bytes) -> None:
+    parse_stat(content.decode("utf-8", "replace"))
+
+
+def test_limits_that_cannot_be_read_are_not_there(tmp_path: Path) -> None:
+    assert limits(str(tmp_path)) == {}
+    (tmp_path / "sys" / "fs").mkdir(parents=True)
+    (tmp_path / "sys" / "fs" / "file-nr").write_text("17\t0\t9223372036854775807\n")
+    (tmp_path / "sys" / "kernel").mkdir()
+    (tmp_path / "sys" / "kernel" / "pid_max").write_text("4194304\n")
+    (tmp_path / "sys" / "kernel" / "threads-max").write_text("100000\n")
+    (tmp_path / "loadavg").write_text("0.1 0.2 0.3 4/812 12345\n")
+    (tmp_path / "meminfo").write_text("MemTotal: 8 kB\nSwapTotal:     2048 kB\nSwapFree: 1024 kB\n")
+    (tmp_path / "vmstat").write_text("pgfault 1\noom_kill 3\n")
+    assert limits(str(tmp_path)) == {
+        "open_files": 17,
+        "open_files_max": 9223372036854775807,
+        "threads": 812,
+        "threads_max": 100_000,
+        "oom_kills_total": 3,
+        "swap_total_bytes": 2048 * 1024,
+        "swap_free_bytes": 1024 * 1024,
+    }
+    for file in ("sys/fs/file-nr", "loadavg", "meminfo", "vmstat", "sys/kernel/pid_max"):
+        (tmp_path / file).write_text("?")
+    assert limits(str(tmp_path)) == {}
+
+
+def test_what_each_memory_controller_counted(tmp_path: Path) -> None:
+    assert memory_controllers(str(tmp_path)) == ()
+    folder = tmp_path / "devices" / "system" / "edac" / "mc"
+    for name, corrected, uncorrected in (("mc0", "12\n", "0\n"), ("mc1", "?", "2\n")):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "ce_count").write_text(corrected)
+        (folder / name / "ue_count").write_text(uncorrected)
+    (folder / "power").mkdir()
+    first, second = memory_controllers(str(tmp_path))
+    assert (first.subject, first.corrected_errors_total, first.uncorrected_errors_total) == (
+        "memory:mc0",
+        12,
+        0,
+    )
+    assert (second.corrected_errors_total, second.uncorrected_errors_total) == (None, 2)
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "offset", "error", "expected"),
+    [
+        (0, 0x2001, -1_500_000_000, 800, (True, -1.5, 0.0008)),  # nanoseconds
+        (0, 0x0001, 2_000_000, 1_200_000, (True, 2.0, 1.2)),  # microseconds
+        (5, 0x0040, 0, 16_000_000, (False, 0.0, None)),
+        (0, 0x0040, 0, 16_000_000, (False, 0.0, None)),
+    ],
+)
+def test_the_kernels_clock_in_our_units(
+    state: int, status: int, offset: int, error: int, expected: tuple[Any, ...]
+) -> None:
+    answer = Timex(status=status, offset=offset, esterror=error)
+    read = clock_fields(state, answer)
+    assert tuple(read.values()) == expected

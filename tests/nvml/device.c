@@ -214,6 +214,13 @@ static unsigned count_words(const char *text) {
     return count;
 }
 
+Return word_count(const Call *call, const char *key, uint64_t *out) {
+    const char *text;
+    Return code = call_text(call, key, &text);
+    if (!code) *out = count_words(text);
+    return code;
+}
+
 static Return check_room(unsigned needed, unsigned *room, const void *array) {
     unsigned had = *room;
     *room = needed;
@@ -331,6 +338,24 @@ typedef struct {
     unsigned char health_summary;
 } FabricInfoV3;
 SAME_SIZE(FabricInfoV3, 40);
+
+typedef struct {
+    unsigned char cluster_uuid[16];
+    int status;
+    unsigned clique;
+    unsigned char state;
+} FabricInfoV1;
+SAME_SIZE(FabricInfoV1, 28);
+
+EXPORT nvmlDeviceGetGpuFabricInfo(const Device *device, FabricInfoV1 *out) {
+    uint64_t state;
+    BEGIN(device, out);
+    if (!(code = call_number(&call, "fabric_state", &state)))
+        *out = (FabricInfoV1){.state = (unsigned char)state,
+                              .status = (int)number_or(&call, "fabric_status", 0),
+                              .clique = (unsigned)number_or(&call, "fabric_clique_id", 0)};
+    return finish(&call, code);
+}
 
 EXPORT nvmlDeviceGetGpuFabricInfoV(const Device *device, FabricInfoV3 *out) {
     uint64_t state;

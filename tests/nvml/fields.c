@@ -97,6 +97,7 @@ typedef enum {
     LINK_SUM, /* the scope is the link, or UINT32_MAX for all; the GPU's own key is the total */
     LANES,    /* six fields, one per link from 0; then one for all */
     MORE_LANES, /* fields for the links from 6 on */
+    PAGES,    /* how many entries a list has */
 } FieldKind;
 
 typedef struct {
@@ -112,6 +113,9 @@ static const Field fields[] = {
     {3, 6, TYPE_ULONGLONG, ECC, "total"},
     {11, 12, TYPE_ULONGLONG, ECC, "dram"},
     {22, 23, TYPE_ULONGLONG, ECC, "dram"},
+    {29, 29, TYPE_ULONGLONG, PAGES, "retired_pages_single_bit"},
+    {30, 30, TYPE_ULONGLONG, PAGES, "retired_pages_double_bit"},
+    {31, 31, TYPE_ULONGLONG, PLAIN, "retired_pages_pending"},
     {32, 38, TYPE_ULONGLONG, LANES, "crc_flit"},
     {39, 45, TYPE_ULONGLONG, LANES, "crc_data"},
     {46, 52, TYPE_ULONGLONG, LANES, "replay"},
@@ -155,14 +159,32 @@ static const Field fields[] = {
     {192, 192, TYPE_UINT, PLAIN, "power_limit_milliwatts"},
     {197, 197, TYPE_ULONGLONG, PLAIN, "pcie_tx_bytes"},
     {198, 198, TYPE_ULONGLONG, PLAIN, "pcie_rx_bytes"},
+    {215, 215, TYPE_ULONGLONG, LINK, "recovery_events"},
     {230, 230, TYPE_UINT, PLAIN, "recovery_action"},
 };
+
+/* NVIDIA's headers number these three from 251 for CUDA 12.9 and 13.0, and from 269 for 13.1 and later. */
+static const Field slowdown_times[] = {
+    {0, 0, TYPE_ULONGLONG, PLAIN, "violation_sw_thermal_nanoseconds"},
+    {1, 1, TYPE_ULONGLONG, PLAIN, "violation_hw_thermal_nanoseconds"},
+    {2, 2, TYPE_ULONGLONG, PLAIN, "violation_power_brake_nanoseconds"},
+};
+
+static const Field *find_field(const Call *call, unsigned id) {
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
+        if (id >= fields[i].first && id <= fields[i].last) return &fields[i];
+    const Entry *driver = snapshot_find(call->snapshot, -1, "driver_version");
+    int branch = driver ? atoi(driver->text) : 0;
+    unsigned first = branch >= 590 ? 269 : branch >= 575 ? 251 : UINT32_MAX;
+    return id >= first && id - first < 3 ? &slowdown_times[id - first] : NULL;
+}
 
 static Return link_field(const Call *call, const Field *field, unsigned scope, uint64_t *out) {
     char key[KEY_LENGTH];
     uint64_t fallback = strcmp(field->key, "active") == 0, total;
     snprintf(key, sizeof key, "nvlink_%s", field->key);
     bool known = call_number(call, key, &total) == NVML_SUCCESS;
+    if (field->kind == LINK && !known && !fallback) return NVML_ERROR_NOT_SUPPORTED;
     if (field->kind == LINK) return link_value(call, scope, field->key, known ? total : fallback, out);
     if (scope == UINT32_MAX) {
         if (!known) return link_total(call, field->key, out);
@@ -185,6 +207,7 @@ static Return table_value(const Call *call, const Field *field, const FieldValue
     case LANES:
         return offset == 6 ? link_total(call, field->key, out) : link_value(call, offset, field->key, 0, out);
     case MORE_LANES: return link_value(call, offset + 6, field->key, 0, out);
+    case PAGES: return word_count(call, field->key, out);
     case LINK:
     case LINK_SUM: return link_field(call, field, asked->scope, out);
     }
@@ -213,9 +236,7 @@ static Return scripted_value(const Entry *entry, FieldValue *value) {
 
 static void answer(const Call *call, FieldValue *value) {
     char key[KEY_LENGTH];
-    const Field *field = NULL;
-    for (size_t i = 0; i < sizeof fields / sizeof *fields && !field; i++)
-        if (value->id >= fields[i].first && value->id <= fields[i].last) field = &fields[i];
+    const Field *field = find_field(call, value->id);
     value->type = field ? field->type : TYPE_ULONGLONG;
     value->value.number = 0;
     snprintf(key, sizeof key, "field.%u.%u", value->id, value->scope);

@@ -8,6 +8,22 @@ GIB = 1 << 30
 MIB = 1 << 20
 
 
+GPM_METRICS = {
+    "engine": 1,
+    "sm": 2,
+    "occupancy": 3,
+    "tensor": 5,
+    "dram": 10,
+    "pcie_tx": 20,
+    "pcie_rx": 21,
+    "nvlink_rx": 60,
+    "nvlink_tx": 61,
+}
+"""Ids of GPM metrics: shares in percent, traffic in MiB/s."""
+
+IDLE_METRICS: "Mapping[int, float | Fail]" = dict.fromkeys(GPM_METRICS.values(), 0.0)
+
+
 @dataclass(frozen=True)
 class Fail:
     """A reading that fails with this NVML code: a number, or a name such as "gpu_is_lost"."""
@@ -130,6 +146,9 @@ class Gpu:
     clocks_event_reasons_supported: Number = 0x1FF
     violation_power_nanoseconds: Number = 0
     violation_thermal_nanoseconds: Number = 0
+    violation_sw_thermal_nanoseconds: Number = 0
+    violation_hw_thermal_nanoseconds: Number = 0
+    violation_power_brake_nanoseconds: Number = 0
 
     ecc_mode: Number = 1
     ecc_mode_pending: Number = 1
@@ -170,6 +189,7 @@ class Gpu:
     nvlink_count: Number = 18
     nvlink_version: Number = 6
     nvlink_speed_mbps: Number = 26_562
+    nvlink_recovery_events: Number = None  # Blackwell's way to count
     nvlink_data_tx_kibibytes: Number = 0
     nvlink_data_rx_kibibytes: Number = 0
     nvlink_raw_tx_kibibytes: Number = 0
@@ -183,6 +203,8 @@ class Gpu:
     )
     fabric_health_summary: Number = 1
 
+    gpm_supported: Number = 1
+
     mig_mode: Number = 0
     mig_mode_pending: Number = 0
     mig_max_count: Number = 7
@@ -192,7 +214,9 @@ class Gpu:
     absent: bool = False
 
     nvlinks: Mapping[int, Mapping[str, Number]] = field(default_factory=dict)
-    """Per link: active, version, speed_mbps, replay, recovery, crc_flit, crc_data, ecc_data."""
+    """Per link: active, version, speed_mbps, replay, recovery, recovery_events, crc_flit, crc_data, ecc_data."""
+    gpm: Mapping[int, float | Fail] = field(default_factory=lambda: IDLE_METRICS)
+    """What nvmlGpmMetricsGet answers for a metric id, in its own unit."""
     field_values: Mapping[int | tuple[int, int], int | str | Rising | Fail] = field(
         default_factory=dict
     )
@@ -206,6 +230,8 @@ class Gpu:
             for key, value in readings.items():
                 if value is not None:
                     yield f"nvlink.{link}.{key}", _text(value)
+        for metric, amount in self.gpm.items():
+            yield f"gpm.{metric}", str(amount)
         for wanted, answer in self.field_values.items():
             key = f"{wanted[0]}.{wanted[1]}" if isinstance(wanted, tuple) else str(wanted)
             yield f"field.{key}", _text(answer)
@@ -214,7 +240,7 @@ class Gpu:
                 yield f"mig.{number}.{key}", text
 
 
-_NESTED = {"nvlinks", "field_values", "mig_devices"}
+_NESTED = {"nvlinks", "gpm", "field_values", "mig_devices"}
 
 
 def _plain(record: Gpu | MigDevice) -> Iterator[tuple[str, str]]:
@@ -272,6 +298,17 @@ def training(gpu: Gpu) -> Gpu:
         clocks_event_reasons=0x4,
         pcie_tx_kilobytes_per_second=2_400_000,
         pcie_rx_kilobytes_per_second=1_900_000,
+        gpm={
+            GPM_METRICS["engine"]: 99.0,
+            GPM_METRICS["sm"]: 92.5,
+            GPM_METRICS["occupancy"]: 31.25,
+            GPM_METRICS["tensor"]: 48.5,
+            GPM_METRICS["dram"]: 54.0,
+            GPM_METRICS["pcie_tx"]: 2048.0,
+            GPM_METRICS["pcie_rx"]: 1024.0,
+            GPM_METRICS["nvlink_rx"]: 90_000.0,
+            GPM_METRICS["nvlink_tx"]: 91_000.0,
+        },
         nvlink_data_tx_kibibytes=Rising(10**9, 95_000_000),
         nvlink_data_rx_kibibytes=Rising(10**9, 95_000_000),
         nvlink_raw_tx_kibibytes=Rising(1_200_000_000, 114_000_000),

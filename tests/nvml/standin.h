@@ -105,6 +105,7 @@ Return call_text(const Call *call, const char *key, const char **out);
 Return copy_text(const char *text, char *out, unsigned length);
 Return ecc_count(const Call *call, unsigned error, unsigned counter, const char *location, uint64_t *out);
 Return link_value(const Call *call, unsigned link, const char *key, uint64_t fallback, uint64_t *out);
+Return word_count(const Call *call, const char *key, uint64_t *out); /* of a list */
 Return link_total(const Call *call, const char *key, uint64_t *out);
 
 #endif

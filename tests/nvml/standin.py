@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from tests.nvml.build import build, compiler
 from tests.nvml.gpu import (
+    GPM_METRICS,
     Fail,
     Gpu,
     MigDevice,
@@ -34,6 +35,7 @@ from tests.nvml.gpu import (
 
 __all__ = [
     "EVENT_TYPES",
+    "GPM_METRICS",
     "Fail",
     "Gpu",
     "MigDevice",

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import msgspec
 
 from agent.exporter import render as render_agent
+from agent.health import health_of
 from agent.report import encode
 from agent.snapshot import Disk, Gpu, Host, RdmaPort, Snapshot
 from agent.stats import AgentStats
@@ -79,6 +80,7 @@ def snapshot(
         boot_id="6b0d2f0a",
         taken_seconds=now,
         sources=(
+            SourceStatus(name="overrides", state=SourceState.OK),
             SourceStatus(name="nvidia", state=SourceState.OK, since_seconds=now - HOUR),
             SourceStatus(
                 name="kmsg", state=SourceState.FAILING, reason='it "failed"', since_seconds=now
@@ -212,7 +214,12 @@ def aggregator_stats() -> AggregatorStats:
 def pages(now: float) -> dict[str, bytes]:
     """Path → page: each living agent's, and the aggregator's."""
     served = {
-        f"/{shot.node}": render_agent(shot, findings, agent_stats() if findings else AgentStats())
+        f"/{shot.node}": render_agent(
+            shot,
+            findings,
+            agent_stats() if findings else AgentStats(),
+            health=health_of(shot, findings),
+        )
         for shot, findings in nodes(now)
         if shot.node != SILENT
     }

@@ -73,6 +73,7 @@ def test_a_finding_as_people_see_it() -> None:
             since_seconds=1.0,
             last_seen_seconds=2.0,
             count=3,
+            clears="a new boot",
         )
     )
     assert shown == {
@@ -85,6 +86,7 @@ def test_a_finding_as_people_see_it() -> None:
         "since": 1.0,
         "last_seen": 2.0,
         "count": 3,
+        "clears": "a new boot",
     }
 
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent import metric_names
+from agent.exporter import node as metric_names
 from agent.exporter import render as render_agent
-from agent.snapshot import Snapshot
+from agent.snapshot import MigInstance, NvLink, Snapshot
 from agent.stats import AgentStats
 from aggregator import exporter
 from aggregator.exporter import render as render_aggregator
@@ -26,6 +26,7 @@ from contract.metrics import (
     labels,
 )
 from contract.vocabulary import Action, Phase, Severity
+from tests import support
 from tests.prometheus import sample, tools
 
 NOW = 1_700_000_000.0
@@ -198,6 +199,75 @@ class TestAgentPage:
         assert value(page, "DCGM_FI_DEV_SM_CLOCK", gpu="3") == 1980
         assert value(page, "DCGM_FI_DEV_XID_ERRORS", gpu="0") == 79
         assert value(page, "DCGM_FI_DEV_XID_ERRORS", gpu="1") == 0
+
+    def test_health_of_memory_pcie_and_links_in_base_units(self) -> None:
+        links = (
+            NvLink(link=0, active=True, replays_total=2, crc_errors_total=1),
+            NvLink(link=1, active=False, replays_total=3),
+            NvLink(link=2),
+        )
+        gpu = support.gpu(
+            0,
+            remap_failed=True,
+            power_violation_seconds_total=2.5,
+            pcie_generation=4,
+            pcie_generation_max=5,
+            nvlinks=links,
+            reset_required=True,
+        )
+        page = render_agent(support.snapshot(gpus=(gpu, support.gpu(1))), (), AgentStats())
+        assert value(page, "fleetmedic_gpu_remap_failed", gpu="0") == 1
+        assert value(page, "fleetmedic_gpu_power_violation_seconds_total", gpu="0") == 2.5
+        assert value(page, "fleetmedic_gpu_pcie_generation", gpu="0") == 4
+        assert value(page, "fleetmedic_gpu_info", gpu="0", pcie_generation_max="5") == 1
+        assert value(page, "fleetmedic_gpu_nvlinks", gpu="0") == 3
+        assert value(page, "fleetmedic_gpu_nvlinks_inactive", gpu="0") == 1
+        assert value(page, "fleetmedic_gpu_nvlink_errors_total", gpu="0", kind="replay") == 5
+        assert value(page, "fleetmedic_gpu_nvlink_errors_total", gpu="0", kind="crc") == 1
+        assert value(page, "fleetmedic_gpu_nvlink_errors_total", kind="recovery") is None
+        assert value(page, "DCGM_FI_DEV_NVLINK_REPLAY_ERROR_COUNT_TOTAL", gpu="0") == 5
+        assert value(page, "DCGM_FI_DEV_ROW_REMAP_FAILURE", gpu="0") == 1
+        assert value(page, "DCGM_FI_DEV_POWER_VIOLATION", gpu="0") == 2_500_000_000
+        assert value(page, "fleetmedic_gpu_reset_required", gpu="0") == 1
+        assert value(page, "fleetmedic_gpu_reset_required", gpu="1") == 0
+        assert value(page, "fleetmedic_gpu_nvlinks", gpu="1") is None
+        assert value(page, "DCGM_FI_DEV_ROW_REMAP_FAILURE", gpu="1") is None
+
+    def test_links_of_unknown_state_are_not_counted_as_active(self) -> None:
+        gpu = support.gpu(0, nvlinks=(NvLink(link=0, replays_total=0),))
+        page = render_agent(support.snapshot(gpus=(gpu,)), (), AgentStats())
+        assert value(page, "fleetmedic_gpu_nvlinks", gpu="0") == 1
+        assert value(page, "fleetmedic_gpu_nvlinks_inactive", gpu="0") is None
+
+    def test_profiling_is_a_ratio_and_its_absence_has_a_reason(self) -> None:
+        busy = support.gpu(0, sm_active_ratio=0.925, pcie_received_bytes_per_second=1.5e9)
+        old = support.gpu(1, profiling_absent="not supported before Hopper")
+        page = render_agent(support.snapshot(gpus=(busy, old)), (), AgentStats())
+        assert value(page, "fleetmedic_gpu_sm_active_ratio", gpu="0") == 0.925
+        assert value(page, "DCGM_FI_PROF_SM_ACTIVE", gpu="0") == 0.925
+        assert value(page, "DCGM_FI_PROF_PCIE_RX_BYTES", gpu="0") == 1_500_000_000
+        assert value(page, "DCGM_FI_PROF_SM_ACTIVE", gpu="1") is None
+        name = "fleetmedic_gpu_profiling_absent"
+        assert value(page, name, reason="not supported before Hopper") == 1
+        assert value(page, name, gpu="0") is None
+
+    def test_mig_instances_have_their_own_memory(self) -> None:
+        instances = tuple(
+            MigInstance(
+                uuid=f"MIG-{number}",
+                gpu_instance=number,
+                memory_used_bytes=number << 30,
+                memory_total_bytes=None if number == 8 else 10 << 30,
+            )
+            for number in (7, 8)
+        )
+        gpu = support.gpu(0, mig_enabled=True, mig_instances=instances)
+        page = render_agent(support.snapshot(gpus=(gpu,)), (), AgentStats())
+        assert value(page, "fleetmedic_gpu_mig_enabled", gpu="0") == 1
+        used, size = "fleetmedic_gpu_mig_memory_used_bytes", "fleetmedic_gpu_mig_memory_size_bytes"
+        assert value(page, used, mig_uuid="MIG-8", gpu_instance="8", gpu="0") == 8 << 30
+        assert value(page, size, mig_uuid="MIG-7") == 10 << 30
+        assert value(page, size, mig_uuid="MIG-8") is None
 
     def test_dcgm_names_can_be_left_out(self) -> None:
         shot = sample.snapshot("n", NOW)

@@ -8,19 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.catalogue import Code, shipped
+from agent.catalogue import Code
+from agent.catalogue.load import shipped
 from agent.checks import Observation
 from agent.faults import (
     MAX_FAULTS,
+    Book,
     Fault,
     Key,
     Timing,
-    advance,
     clear,
     findings,
-    record_events,
 )
-from agent.snapshot import Snapshot
+from agent.faults.events import record_events
+from agent.faults.levels import advance
+from agent.snapshot import Gpu, Snapshot
 from contract.vocabulary import Action, Event, Finding, Severity, SourceState
 from tests.support import START, gpu, snapshot, source, xid
 
@@ -30,7 +32,7 @@ BLIND = (SourceState.STUCK, SourceState.FAILING, SourceState.ABSENT)
 
 class Node:
     def __init__(self, timing: Timing = TIMING) -> None:
-        self.book: Mapping[Key, Fault] = {}
+        self.book = Book()
         self.timing = timing
 
     def events(self, *events: Event) -> "Node":
@@ -44,10 +46,10 @@ class Node:
 
     @property
     def raised(self) -> list[str]:
-        return [each.code for each in findings(self.book)]
+        return [each.code for each in findings(self.book, self.timing)]
 
     def finding(self, code: str) -> Finding:
-        (found,) = [each for each in findings(self.book) if each.code == code]
+        (found,) = [each for each in findings(self.book, self.timing) if each.code == code]
         return found
 
 
@@ -168,10 +170,19 @@ def test_the_driver_taking_its_verdict_back_clears_that_gpu_only() -> None:
 
 def test_a_recovery_action_that_went_back_to_none_clears_what_the_driver_holds() -> None:
     node = Node().events(xid(48), xid(48, gpu_index=1)).tick(0, bad("gpu-recovery-action"))
-    node.tick(1).tick(60)
+    content: dict[str, Any] = {"gpus": (gpu(0, recovery_action=0), gpu(1))}
+    node.tick(1, **content).tick(60, **content)
     assert node.raised.count("xid-48") == 2
-    node.tick(61)
-    assert [each.subject for each in findings(node.book)] == [gpu(1).subject]
+    node.tick(61, **content)
+    assert [each.subject for each in findings(node.book, node.timing)] == [gpu(1).subject]
+
+
+@pytest.mark.parametrize("silent", [gpu(0), gpu(0, lost=True, recovery_action=0)])
+def test_a_driver_that_says_nothing_takes_no_verdict_back(silent: Gpu) -> None:
+    node = Node().events(xid(95)).tick(0, bad("gpu-recovery-action"))
+    for at in range(1, 500, 10):
+        node.tick(at, gpus=(silent, gpu(1)))
+    assert sorted(node.raised) == ["gpu-recovery-action", "xid-95"]
 
 
 @pytest.mark.parametrize(
@@ -181,7 +192,9 @@ def test_a_recovery_action_that_went_back_to_none_clears_what_the_driver_holds()
         (2, Severity.FATAL, Action.REBOOT_NODE),
         (3, Severity.CRITICAL, Action.RESET_DEVICE),
         (4, Severity.CRITICAL, Action.RESET_DEVICE),
-        (7, Severity.INFO, Action.NONE),
+        (6, Severity.CRITICAL, Action.RESET_DEVICE),
+        (7, Severity.FATAL, Action.REBOOT_NODE),
+        (9, Severity.INFO, Action.NONE),
     ],
 )
 def test_the_drivers_verdict_outranks_the_table(
@@ -189,7 +202,9 @@ def test_the_drivers_verdict_outranks_the_table(
 ) -> None:
     node = Node().events(xid(48), xid(48, gpu_index=1), verdict(number, 1))
     assert (node.finding("xid-154").severity, node.finding("xid-154").action) == (severity, action)
-    by_subject = {each.subject: each for each in findings(node.book) if each.code == "xid-48"}
+    by_subject = {
+        each.subject: each for each in findings(node.book, node.timing) if each.code == "xid-48"
+    }
     judged = Action.RESET_DEVICE if action is Action.NONE else action
     assert by_subject[gpu(0).subject].action is judged
     assert by_subject[gpu(1).subject].action is Action.RESET_DEVICE
@@ -222,7 +237,7 @@ def test_a_restart_does_not_forge_a_fault_whose_device_answers() -> None:
     assert node.raised == []  # not for a moment: a fatal finding would be sent at once
     assert node.tick(0, **blind(SourceState.STUCK)).raised == []  # a driver slow to start
     assert node.tick(5).raised == []
-    assert node.book == {}
+    assert node.book.faults == {}
 
 
 def test_a_restart_shows_it_when_the_device_does_not_answer() -> None:
@@ -252,21 +267,76 @@ def test_a_restart_does_not_forget_what_only_the_driver_clears() -> None:
     assert node.tick(1000).raised == ["xid-48"]
 
 
+def test_an_old_line_is_over_once_the_driver_says_that_it_asks_for_nothing() -> None:
+    """The GPU was reset while no agent ran, and nothing of then is kept."""
+    node = restarted_with(95)
+    for at in range(0, 61, 10):
+        assert node.raised == ["xid-95"]
+        node.tick(at, gpus=(gpu(0, recovery_action=0), gpu(1)))
+    assert node.raised == []
+    seen_happen = Node().events(xid(95)).tick(0, gpus=GPUS).tick(500, gpus=GPUS)
+    assert seen_happen.raised == ["xid-95"], "what this agent saw happen waits for the reset"
+
+
+def test_a_clock_that_steps_holds_and_clears_nothing_early() -> None:
+    node = Node().tick(0, bad("rdma-port-down", "rdma:mlx5_0/1", source="rdma"))
+    node.tick(28_800, bad("rdma-port-down", "rdma:mlx5_0/1", source="rdma"), elapsed_seconds=1.0)
+    assert node.raised == []
+    for at in range(11):
+        shot = {"elapsed_seconds": 1.0}
+        node.tick(28_801 + at, bad("rdma-port-down", "rdma:mlx5_0/1", source="rdma"), **shot)
+    assert node.raised == ["rdma-port-down"]
+    node.tick(28_900, elapsed_seconds=1.0).tick(72_000, elapsed_seconds=1.0)
+    assert node.raised == ["rdma-port-down"], "one good second and an hour's step are no minute"
+    for at in range(60):
+        node.tick(100 + at, elapsed_seconds=1.0)
+    assert node.raised == [], "a step back does not keep it either"
+
+
+def test_a_value_that_was_bad_just_before_the_dark_must_be_bad_anew() -> None:
+    node = Node().tick(0, bad()).tick(1, bad())
+    node.tick(400, **blind(SourceState.STUCK))
+    assert node.tick(401, bad()).raised == []
+    assert node.tick(411, bad()).raised == ["gpu-too-hot"]
+
+
+def test_a_fault_of_a_source_that_nobody_asks_any_more_is_over() -> None:
+    node = Node().tick(0, bad("gpu-lost"))
+    assert node.tick(1, **blind(SourceState.FAILING)).raised == ["gpu-lost"]
+    assert node.tick(2, sources=(source("host"),), gpus=()).raised == []
+
+
+def test_an_xid_after_a_reset_that_is_noticed_late_stays() -> None:
+    counted = {"gpus": (gpu(0, energy_joules_total=9.0), gpu(1))}
+    node = Node().tick(0, **counted)
+    node.tick(30, **blind(SourceState.STUCK)).events(xid(95, 40))
+    shot = snapshot(60, **counted)
+    node.book = advance(node.book, shot, (), TIMING, {gpu(0).subject})
+    assert node.raised == ["xid-95"]
+
+
+def test_a_card_that_was_replaced_takes_its_history_along() -> None:
+    node = Node().events(xid(79), xid(79, 1000)).tick(1001)
+    assert node.finding("xid-79").action is Action.REPLACE_HARDWARE
+    assert node.tick(2000, gpus=(gpu(0, uuid="GPU-new"), gpu(1))).raised == []
+    assert node.book.history == {}
+
+
 def test_a_new_line_after_the_restart_is_news() -> None:
     assert restarted_with(79).events(xid(79, 1, origin="kmsg:900")).raised == ["xid-79"]
 
 
 def test_other_events_raise_nothing() -> None:
-    for changes in ({"kind": "double-bit-ecc"}, {"code": None}, {"kind": "nvml-event"}):
-        assert Node().events(msgspec.structs.replace(xid(79), **changes)).book == {}
+    for changes in ({"kind": "double-bit-ecc", "finding": ""}, {"finding": ""}):
+        assert Node().events(msgspec.structs.replace(xid(79), **changes)).book == Book()
 
 
 def test_a_flood_is_bounded_and_pushes_no_real_fault_out() -> None:
     node = Node().events(xid(48))
     node.events(*(xid(number, 1) for number in range(1000, 1000 + 3 * MAX_FAULTS)))
-    assert len(node.book) == MAX_FAULTS
+    assert len(node.book.faults) == MAX_FAULTS
     node.events(xid(79, 2))
-    assert len(node.book) == MAX_FAULTS
+    assert len(node.book.faults) == MAX_FAULTS
     assert node.raised[:2] == ["xid-48", "xid-79"]
 
 
@@ -283,7 +353,7 @@ def test_every_xid_of_the_table_is_raised_at_once_and_known_by_its_rule() -> Non
         return node.tick(1).tick(3600).raised
 
     for code in shipped().codes.values():
-        if code.code.startswith("xid-"):
+        if code.code.removeprefix("xid-").isdigit():
             assert after_an_hour(code) == ([code.code] if code.clears == "driver" else [])
 
 
@@ -299,7 +369,7 @@ class Step(msgspec.Struct, frozen=True):
     """GPUs whose driver takes its verdict back."""
 
 
-GPUS = (gpu(0), gpu(1))
+GPUS = (gpu(0, recovery_action=0), gpu(1, recovery_action=0))
 SUBJECTS = tuple(each.subject for each in GPUS)
 CHECK_KEYS = [(s, c) for s in SUBJECTS for c in ("gpu-lost", "gpu-too-hot", "gpu-recovery-action")]
 
@@ -328,7 +398,7 @@ def live(steps: list[Step]) -> Iterable[tuple[float, Step, Mapping[Key, Fault], 
     node, at = Node(), 0.0
     for step in steps:
         at += step.seconds
-        before = node.book
+        before = node.book.faults
         node.events(*(xid(number, at, gpu_index=n) for n, number in sorted(step.xids)))
         node.events(*(verdict(0, at, gpu_index=n) for n in sorted(step.content)))
         shown = tuple(msgspec.structs.replace(g, lost=g.subject in step.silent) for g in GPUS)
@@ -355,7 +425,9 @@ def test_nothing_raised_is_gone_unless_its_own_rule_says_so(steps: list[Step]) -
     past: list[tuple[float, Step]] = []
     for at, step, before, node in live(steps):
         past.append((at, step))
-        gone = {key: each for key, each in before.items() if each.raised and key not in node.book}
+        gone = {
+            key: each for key, each in before.items() if each.raised and key not in node.book.faults
+        }
         for key, fault in gone.items():
             recovered = SUBJECTS.index(key[0]) in step.content or (
                 (key[0], "gpu-recovery-action") in gone
@@ -375,25 +447,27 @@ def test_nothing_stays_once_its_rule_says_that_it_is_over(steps: list[Step]) -> 
     past: list[tuple[float, Step]] = []
     for at, step, _, node in live(steps):
         past.append((at, step))
-        for key, fault in node.book.items():
+        for key, fault in node.book.faults.items():
+            if fault.rung is not None:
+                continue  # its window is longer than these lives
             if fault.code.clears == "quiet":
                 assert START + at - fault.last_seen_seconds < TIMING.clear_seconds
             elif fault.code.clears != "driver" and step.readable and key not in step.bad:
-                answering = fault.code.clears == "device-answers"
+                of_the_driver = fault.code.code == "gpu-recovery-action"
+                answering = fault.code.clears == "device-answers" or of_the_driver
                 assert good_for(key, past, answering) < TIMING.clear_seconds
 
 
 @given(LIVES)
 def test_the_hold_time_is_kept_and_the_book_is_sound(steps: list[Step]) -> None:
     for at, step, before, node in live(steps):
-        for key, fault in node.book.items():
+        for key, fault in node.book.faults.items():
             assert START < fault.since_seconds <= fault.last_seen_seconds <= START + at
-            assert fault.finding().count >= 1
-            if fault.code.hold and key in step.bad and step.readable:
+            if fault.code.hold_seconds is None and key in step.bad and step.readable:
                 assert fault.raised is (START + at - fault.since_seconds >= TIMING.hold_seconds)
-            if fault.code.hold and fault.raised and not before[key].raised:
+            if fault.code.hold_seconds is None and fault.raised and not before[key].raised:
                 assert step.readable
                 assert key in step.bad
-        assert {each.key for each in findings(node.book)} == {
-            key for key, each in node.book.items() if each.raised
+        assert {each.key for each in findings(node.book, node.timing)} == {
+            key for key, each in node.book.faults.items() if each.raised
         }

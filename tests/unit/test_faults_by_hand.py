@@ -1,7 +1,8 @@
 """A person's word about a fault: one line in the kernel log clears it, for this boot."""
 
-from agent.catalogue import shipped
-from agent.faults import Timing, findings, record_events
+from agent.catalogue.load import shipped
+from agent.faults import Book, Timing, findings
+from agent.faults.events import record_events
 from contract.vocabulary import Event
 from tests.support import START, gpu, xid
 
@@ -12,8 +13,8 @@ CLEAR = Event(
 
 
 def raised(*events: Event) -> list[tuple[str, str]]:
-    book = record_events({}, events, shipped(), TIMING)
-    return [(each.code, each.subject) for each in findings(book)]
+    book = record_events(Book(), events, shipped(), TIMING)
+    return [(each.code, each.subject) for each in findings(book, TIMING)]
 
 
 def test_it_clears_that_code_of_that_device_and_nothing_else() -> None:

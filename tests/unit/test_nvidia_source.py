@@ -13,9 +13,10 @@ from agent.snapshot import Gpu
 from agent.sources import SourceAbsentError, SourceFailingError
 from agent.sources import nvml_wire as wire
 from agent.sources.nvml_process import NvmlChild
+from agent.sources.nvml_roll import Roll
 
 NODE = 8
-IDENTITY = {"uuid", "pci_bus_id", "index", "model", "serial", "lost"}
+IDENTITY = {"uuid", "pci_bus_id", "index", "model", "serial", "vbios_version", "lost"}
 
 
 def raw(index: int, *, lost: bool | None = None, **changes: Any) -> wire.RawGpu:
@@ -43,8 +44,15 @@ def test_bus_ids_are_those_of_the_kernel_log(text: str, expected: str) -> None:
 
 def test_what_was_not_measured_stays_none() -> None:
     gpu = wire.gpu(raw(0))
-    measured = [getattr(gpu, name) for name in gpu.__struct_fields__ if name not in IDENTITY]
-    assert measured == [None] * len(measured)
+    measured = {name: getattr(gpu, name) for name in gpu.__struct_fields__ if name not in IDENTITY}
+    said = {name: value for name, value in measured.items() if value is not None}
+    assert said == {
+        "reset_required": False,
+        "nvlinks": (),
+        "mig_instances": (),
+        "process_ids": (),
+        "profiling_absent": "",
+    }
 
 
 def test_units_are_ours() -> None:
@@ -52,8 +60,54 @@ def test_units_are_ours() -> None:
     assert (gpu.power_watts, gpu.sm_clock_hertz, gpu.utilization_ratio) == (612.4, 1.755e9, 0.07)
 
 
+def test_times_shares_and_traffic_are_in_base_units() -> None:
+    gpu = wire.gpu(
+        raw(
+            0,
+            power_violation_nanoseconds=2_500_000_000,
+            hardware_thermal_nanoseconds=1_000_000_000,
+            power_brake_nanoseconds=500_000_000,
+            sm_active_percent=100.4,
+            pcie_received_mebibytes_per_second=2,
+            pcie_received_bytes_per_second=7,
+            pcie_transmitted_bytes_per_second=8,
+            remap_pending=1,
+            remap_failed=0,
+        )
+    )
+    assert gpu.power_violation_seconds_total == 2.5
+    assert gpu.hardware_slowdown_seconds_total == 1.5
+    assert gpu.power_brake_seconds_total == 0.5
+    assert gpu.sm_active_ratio == 1.0
+    assert gpu.pcie_received_bytes_per_second == 2 << 20
+    assert gpu.pcie_transmitted_bytes_per_second == 8
+    assert (gpu.remap_pending, gpu.remap_failed, gpu.retirement_pending) == (True, False, None)
+
+
+def test_numbers_that_stand_for_unknown_are_not_measured() -> None:
+    gpu = wire.gpu(raw(0, performance_state=32, pcie_width=0xFFFFFFFF, pcie_generation=5))
+    assert (gpu.performance_state, gpu.pcie_width, gpu.pcie_generation) == (None, None, 5)
+
+
+def test_a_gpu_that_must_be_reset_is_known_even_when_it_does_not_say_who_it_is() -> None:
+    roll = Roll()
+    roll.call([raw(0), raw(1)])
+    mute = wire.RawGpu(index=1, reset_required=True)
+    for waiting in (mute, wire.RawGpu(index=1, bus="00000000:01:00.0", reset_required=True)):
+        gpus = roll.call([raw(0), waiting])
+        assert [(gpu.uuid, gpu.subject, gpu.reset_required, gpu.lost) for gpu in gpus] == [
+            ("GPU-0", "gpu:0000:00:00.0", False, False),
+            ("GPU-1", "gpu:0000:01:00.0", True, False),
+        ]
+
+
+def test_a_gpu_that_must_be_reset_and_was_never_seen_is_there() -> None:
+    (gpu,) = Roll().call([wire.RawGpu(index=3, reset_required=True)])
+    assert (gpu.subject, gpu.reset_required, gpu.lost) == ("gpu:index-3", True, False)
+
+
 def test_a_lost_gpu_keeps_its_identity_and_no_reading() -> None:
-    roll = wire.Roll()
+    roll = Roll()
     roll.call([raw(0, temperature_celsius=50, serial="S")])
     (gpu,) = roll.call([])
     assert gpu == Gpu(
@@ -62,35 +116,35 @@ def test_a_lost_gpu_keeps_its_identity_and_no_reading() -> None:
 
 
 def test_another_card_in_the_same_place_replaces_the_one_before() -> None:
-    roll = wire.Roll()
+    roll = Roll()
     roll.call([raw(0)])
     assert [gpu.uuid for gpu in roll.call([raw(0, uuid="GPU-new")])] == ["GPU-new"]
     assert [gpu.uuid for gpu in roll.call([])] == ["GPU-new"]
 
 
 def test_a_card_that_moved_is_not_missed_in_its_old_place() -> None:
-    roll = wire.Roll()
+    roll = Roll()
     roll.call([raw(0), raw(1)])
     moved = roll.call([raw(0), raw(1, bus="00000000:99:00.0")])
     assert [gpu.pci_bus_id for gpu in moved] == ["0000:00:00.0", "0000:99:00.0"]
 
 
 def test_an_expected_gpu_may_be_named_by_uuid_alone() -> None:
-    roll = wire.Roll([Gpu(uuid="GPU-1", pci_bus_id="", index=1)])
+    roll = Roll([Gpu(uuid="GPU-1", pci_bus_id="", index=1)])
     assert [gpu.lost for gpu in roll.call([raw(0)])] == [False, True]
     assert [gpu.lost for gpu in roll.call([raw(0), raw(1)])] == [False, False]
 
 
 def test_lost_gpus_without_a_name_are_matched_with_those_missing() -> None:
     nameless = [wire.RawGpu(index=index, lost=True) for index in (1, 2)]
-    roll = wire.Roll([Gpu(uuid="GPU-1", pci_bus_id="0000:01:00.0", index=1)])
+    roll = Roll([Gpu(uuid="GPU-1", pci_bus_id="0000:01:00.0", index=1)])
     assert lost_ones(roll.call([raw(0), *nameless])) == ["gpu:0000:01:00.0", "gpu:index-2"]
     named = raw(1, lost=True)
     assert lost_ones(roll.call([raw(0), named, nameless[1]])) == ["gpu:0000:01:00.0", "gpu:index-2"]
 
 
 def test_a_gpu_that_cannot_be_read_and_was_never_seen_is_not_called_lost() -> None:
-    assert wire.Roll().call([wire.RawGpu(index=0, lost=False)]) == ()
+    assert Roll().call([wire.RawGpu(index=0, lost=False)]) == ()
 
 
 @pytest.mark.parametrize("code", ["LIBRARY_NOT_FOUND", "DRIVER_NOT_LOADED", "GPU_NOT_FOUND"])
@@ -108,8 +162,16 @@ def test_an_unknown_code_is_a_failure_with_its_name() -> None:
 def test_an_xid_in_a_mig_instance_says_so() -> None:
     happened = wire.Happened(event="xid", bus="00000000:3B:00.0", data=94, gpu_instance=5)
     event = wire.event(happened, sequence=7, now=3.0)
-    assert (event.id, event.subject, event.code) == ("nvml:7", "gpu:0000:3b:00.0", 94)
+    assert (event.id, event.subject, event.code) == ("nvml:7", "gpu:0000:3b:00.0/mig:5", 94)
     assert event.message == "NVML reports XID 94 in MIG instance 5"
+    assert event.finding == "xid-94"
+
+
+def test_an_event_without_a_number_raises_no_finding() -> None:
+    happened = wire.Happened(event="gpu-unavailable", bus="00000000:3B:00.0", data=3)
+    event = wire.event(happened, sequence=7, now=3.0)
+    assert (event.kind, event.code, event.finding) == ("gpu-unavailable", None, "")
+    assert event.message == "NVML reports the GPU unavailable"
 
 
 @pytest.mark.parametrize(
@@ -200,7 +262,7 @@ async def test_a_line_without_end_ends_the_child(child: NvmlChild) -> None:
 
 @given(st.lists(st.sets(st.integers(0, NODE - 1)), min_size=1, max_size=8))
 def test_no_gpu_that_was_seen_is_ever_left_out(answering: list[set[int]]) -> None:
-    roll = wire.Roll()
+    roll = Roll()
     seen: set[int] = set()
     for indexes in answering:
         seen |= indexes

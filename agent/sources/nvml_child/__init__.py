@@ -6,7 +6,8 @@ nothing of ours but itself, and no more than it must: its memory counts as the a
 
 - stdin: a request number per line; end of file means "end now", also while a call hangs.
 - stdout: one JSON object per line; ``kind`` is ``ready``, ``sample``, ``event`` or ``unavailable``. Numbers are raw,
-  in NVML's own units, which their names tell; ``agent.sources.nvml_wire`` makes them ours.
+  in NVML's own units, which their names tell; ``agent.sources.nvml_wire`` makes them ours. Every sample has every
+  value: what is read seldom is kept here, as text, so that repeating it costs nothing.
 - the dial: a page shared with the parent in which the sampler writes the call it is about to make, so that the
   parent can name a call that hangs without asking anybody.
 

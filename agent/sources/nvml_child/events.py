@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     from .parent import Outlet
 
 EVENT_WAIT_MILLISECONDS = 5000
-EVENT_KINDS = {0x8: "xid", 0x2: "double-bit-ecc"}
+EVENT_KINDS = {
+    0x8: "xid",
+    0x2: "double-bit-ecc",
+    0x800: "dram-retirement-failure",
+    0x2000: "fatal-poison",
+    0x4000: "gpu-unavailable",
+    0x8000: "gpu-recovery-action",
+}
+"""What is listened for, of what a GPU supports. Corrected errors and clocks come too often to be news."""
 LONGEST_EVENT_PAUSE_SECONDS = 60.0
 
 

@@ -39,8 +39,12 @@ class Outlet:
         self._lock = threading.Lock()
 
     def send(self, **frame: Any) -> None:
+        """Write one frame."""
+        self.write(json.dumps(frame, separators=(",", ":")))
+
+    def write(self, text: str) -> None:
         """Write one line."""
-        line = memoryview(json.dumps(frame, separators=(",", ":")).encode() + b"\n")
+        line = memoryview(text.encode() + b"\n")
         with self._lock:
             while line:
                 line = line[os.write(self._descriptor, line) :]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 import threading
 from typing import TYPE_CHECKING
@@ -24,7 +25,9 @@ class Session:
         self._gpus: list[Gpu] = []
         self._outlet = Outlet(frames)
         self._dial = Dial(dial)
-        self._driver = ""
+        self._driver = '""'
+        """Its version, in JSON."""
+        self._branch = 0
 
     def serve(self, asked: SimpleQueue[int]) -> None:
         """Answer requests until NVML is of no use any more."""
@@ -32,11 +35,13 @@ class Session:
             self._open()
             threading.Thread(target=watch, args=(self.gpus, self._outlet), daemon=True).start()
             self._outlet.send(kind="ready")
-            for tick in range(sys.maxsize):
+            for tick in range(1, sys.maxsize):
                 self._dial.turn("")
                 request = asked.get()
-                gpus = [gpu.sample(tick) for gpu in self._enumerate()]
-                self._outlet.send(kind="sample", request=request, driver=self._driver, gpus=gpus)
+                gpus = ",".join([gpu.sample(tick) for gpu in self._enumerate()])
+                self._outlet.write(
+                    f'{{"kind":"sample","request":{request},"driver":{self._driver},"gpus":[{gpus}]}}'
+                )
         except nvml.NVMLError as error:
             self._outlet.give_up(error.value)
 
@@ -48,7 +53,10 @@ class Session:
         self._dial.turn("nvmlInitWithFlags")
         nvml.nvmlInit()
         self._dial.turn("nvmlSystemGetDriverVersion")
-        self._driver = nvml.nvmlSystemGetDriverVersion()
+        version = nvml.nvmlSystemGetDriverVersion()
+        self._driver = json.dumps(version)
+        branch = version.partition(".")[0]
+        self._branch = int(branch) if branch.isdecimal() else sys.maxsize
         for gpu in self._enumerate():
             gpu.sample(0)
 
@@ -57,7 +65,7 @@ class Session:
         with contextlib.suppress(nvml.NVMLError_GpuIsLost):
             count = nvml.nvmlDeviceGetCount()
             if count != len(self._gpus):
-                self._gpus = [Gpu(index, self._dial) for index in range(count)]
+                self._gpus = [Gpu(index, self._dial, self._branch) for index in range(count)]
         if not self._gpus:
             self._outlet.give_up(nvml.NVML_ERROR_GPU_NOT_FOUND)
         return self._gpus

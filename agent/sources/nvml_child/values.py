@@ -1,7 +1,8 @@
-"""What is asked of a GPU, by which calls and how often, and what a return code means."""
+"""What is asked of a GPU by a call of its own, and how often; and what a return code means."""
 
 from __future__ import annotations
 
+import ctypes
 from typing import TYPE_CHECKING, Any
 
 import pynvml as nvml
@@ -13,53 +14,58 @@ if TYPE_CHECKING:
 
 SLOW = 10
 """Samples between two readings of what changes slowly or costs the driver much; of a GPU without a handle, too."""
+SELDOM = 3 * SLOW
+"""Samples between two readings of what people change, and machines do not."""
 RARELY = 300
 """Samples until a value that a GPU does not support is asked for again."""
 
 INVALID_ARGUMENT = 2
-UNSUPPORTED = frozenset({3, 13, 25, 26})
+NOT_FOUND = 6
+FUNCTION_NOT_FOUND = 13
+UNSUPPORTED = frozenset({3, FUNCTION_NOT_FOUND, 25, 26})
 """NOT_SUPPORTED, FUNCTION_NOT_FOUND, ARGUMENT_VERSION_MISMATCH, DEPRECATED."""
-LOST = frozenset({15, 16})
-"""GPU_IS_LOST, RESET_REQUIRED."""
-NO_HANDLE = LOST | {6, 28}
+LOST = frozenset({15})
+"""GPU_IS_LOST: no call reaches it any more."""
+RESET_REQUIRED = 16
+"""The driver sees it and refuses to work with it. Not every call does: the others are still worth making."""
+NO_HANDLE = LOST | {NOT_FOUND, 28}
 """NOT_FOUND and GPU_NOT_FOUND say that a GPU is gone only where its handle is asked for."""
 SESSION_OVER = frozenset({1, 9, 18})
 """UNINITIALIZED, DRIVER_NOT_LOADED, LIB_RM_VERSION_MISMATCH: no GPU will answer this process any more."""
-
-FIELDS = {
-    3: "ecc_corrected",
-    4: "ecc_uncorrected",
-    82: "memory_temperature_celsius",
-    83: "energy_millijoules",
-    230: "recovery_action",
-}
-VALUE_MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
-"""Member of a field value's union, by NVML's value type."""
 
 FACTS = (
     ("uuid", "nvmlDeviceGetUUID", ()),
     ("bus", "nvmlDeviceGetPciInfo_v3", ()),
     ("model", "nvmlDeviceGetName", ()),
     ("serial", "nvmlDeviceGetSerial", ()),
+    ("vbios_version", "nvmlDeviceGetVbiosVersion", ()),
     ("shutdown_temperature_celsius", "nvmlDeviceGetTemperatureThreshold", (0,)),
     ("slowdown_temperature_celsius", "nvmlDeviceGetTemperatureThreshold", (1,)),
+    ("sm_clock_max_megahertz", "nvmlDeviceGetMaxClockInfo", (1,)),
+    ("pcie_generation_max", "nvmlDeviceGetMaxPcieLinkGeneration", ()),
+    ("pcie_width_max", "nvmlDeviceGetMaxPcieLinkWidth", ()),
 )
 """What stays as it is while a GPU stays: name, function, arguments after the handle."""
 
-READINGS: tuple[tuple[int, str, tuple[tuple[Any, ...], ...]], ...] = (
-    (1, "temperature_celsius", (("nvmlDeviceGetTemperatureV", 0), ("nvmlDeviceGetTemperature", 0))),
-    (1, "utilization", (("nvmlDeviceGetUtilizationRates",),)),
-    (1, "memory", (("nvmlDeviceGetMemoryInfo", 0x02000028), ("nvmlDeviceGetMemoryInfo",))),
-    (1, "power_milliwatts", (("nvmlDeviceGetPowerUsage",),)),
-    (1, "sm_clock_megahertz", (("nvmlDeviceGetClockInfo", 1),)),
+Calls = tuple[tuple[Any, ...], ...]
+
+FAST: tuple[tuple[str, Calls], ...] = (
+    ("temperature_celsius", (("nvmlDeviceGetTemperatureV", 0), ("nvmlDeviceGetTemperature", 0))),
+    ("utilization", (("nvmlDeviceGetUtilizationRates",),)),
+    ("memory", (("nvmlDeviceGetMemoryInfo", 0x02000028), ("nvmlDeviceGetMemoryInfo",))),
+    ("power_milliwatts", (("nvmlDeviceGetPowerUsage",),)),
+    ("sm_clock_megahertz", (("nvmlDeviceGetClockInfo", 1),)),
     (
-        1,
         "clocks_event_reasons",
         (
             ("nvmlDeviceGetCurrentClocksEventReasons",),
             ("nvmlDeviceGetCurrentClocksThrottleReasons",),
         ),
     ),
+)
+"""What is asked in every sample: name, and the calls that answer it, the preferred one first."""
+
+SLOWLY: tuple[tuple[int, str, Calls], ...] = (
     (
         SLOW,
         "power_limit_milliwatts",
@@ -73,10 +79,57 @@ READINGS: tuple[tuple[int, str, tuple[tuple[Any, ...], ...]], ...] = (
             ("nvmlDeviceGetComputeRunningProcesses_v2",),
         ),
     ),
+    (SLOW, "memory_clock_megahertz", (("nvmlDeviceGetClockInfo", 2),)),
+    (SLOW, "performance_state", (("nvmlDeviceGetPerformanceState",),)),
+    (SLOW, "pcie_generation", (("nvmlDeviceGetCurrPcieLinkGeneration",),)),
+    (SLOW, "pcie_width", (("nvmlDeviceGetCurrPcieLinkWidth",),)),
+    (
+        SLOW,
+        "sram",
+        (
+            ("nvmlDeviceGetSramEccErrorStatus", nvml.c_nvmlEccSramErrorStatus_v1_t),
+            ("nvmlDeviceGetMemoryErrorCounter", 1, 0, 7),  # uncorrected, volatile, SRAM
+        ),
+    ),
+    (
+        SLOW,
+        "fabric",
+        (
+            ("nvmlDeviceGetGpuFabricInfoV", nvml.c_nvmlGpuFabricInfo_v3_t),
+            ("nvmlDeviceGetGpuFabricInfoV", nvml.c_nvmlGpuFabricInfo_v2_t),
+            ("nvmlDeviceGetGpuFabricInfo", nvml.c_nvmlGpuFabricInfo_t),
+        ),
+    ),
+    (SELDOM, "persistence_mode", (("nvmlDeviceGetPersistenceMode",),)),
 )
-"""What changes: every how many samples, name, and the calls that answer it, the preferred one first."""
+"""The rest: every how many samples, a multiple of ``SLOW``; a class stands for a struct that the call fills."""
 
 Values = dict[str, Any]
+
+
+def _processes(processes: Any) -> Values:
+    return {
+        "process_count": len(processes),
+        "process_ids": sorted({each.pid for each in processes}),
+    }
+
+
+def _sram(status: Any) -> Values:
+    if isinstance(status, int):
+        return {"ecc_sram_uncorrected": status}
+    return {
+        "ecc_sram_uncorrected": status.volatileUncParity + status.volatileUncSecDed,
+        "sram_threshold_exceeded": bool(status.bThresholdExceeded),
+    }
+
+
+def _fabric(info: Any) -> Values:
+    return {
+        "fabric_state": info.state,
+        "fabric_status": info.status,
+        "fabric_health_mask": getattr(info, "healthMask", None),
+    }
+
 
 UNPACK: dict[str, Callable[[Any], Values]] = {
     "utilization": lambda rates: {
@@ -84,9 +137,12 @@ UNPACK: dict[str, Callable[[Any], Values]] = {
         "memory_utilization_percent": rates.memory,
     },
     "memory": lambda info: {"memory_used_bytes": info.used, "memory_total_bytes": info.total},
-    "processes": lambda processes: {"process_count": len(processes)},
+    "processes": _processes,
+    "sram": _sram,
+    "fabric": _fabric,
+    "persistence_mode": lambda mode: {"persistence_mode": bool(mode)},
 }
-"""Readings that are more than one number."""
+"""Readings that are more, or other, than one number."""
 
 
 class Value:
@@ -94,11 +150,9 @@ class Value:
 
     __slots__ = ("_at", "_calls", "_due", "_every", "_last", "_unpack")
 
-    def __init__(
-        self, every: int, calls: tuple[tuple[Any, ...], ...], unpack: Callable[[Any], Values]
-    ) -> None:
+    def __init__(self, every: int, calls: Calls, unpack: Callable[[Any], Values]) -> None:
         self._every = every
-        self._calls = [(name, getattr(nvml, name), arguments) for name, *arguments in calls]
+        self._calls = [(name, *_asking(name, arguments)) for name, *arguments in calls]
         self._unpack = unpack
         self._at = self._due = 0
         self._last: Values = {}
@@ -117,44 +171,40 @@ class Value:
                     raise
                 self._at += 1
             else:
-                # Not every GPU's slow readings in the same sample.
-                self._due = tick + self._every - (tick - index) % self._every
+                self._due = due_after(tick, index, self._every)
                 return self._last
         self._at, self._due = 0, tick + RARELY
         return self._last
 
 
-class Fields:
-    """Many values by one call. Ids that a GPU does not know are left out of the next batches."""
-
-    def __init__(self) -> None:
-        self.ids = list(FIELDS)
-        self._batches = 0
-
-    def unpack(self, batch: Any) -> Values:
-        """Each value has a return code of its own."""
-        values: Values = {}
-        for field in batch:
-            code = field.nvmlReturn
-            if code == 0:
-                values[FIELDS[field.fieldId]] = getattr(field.value, VALUE_MEMBERS[field.valueType])
-            elif code in LOST:
-                raise nvml.NVMLError(code)
-            elif code in UNSUPPORTED or code == INVALID_ARGUMENT:
-                self.ids.remove(field.fieldId)
-        self._batches += 1
-        if self._batches % RARELY == 0:
-            self.ids[:] = FIELDS
-        return values
+def due_after(tick: int, index: int, every: int) -> int:
+    """When to ask again: not of every GPU in the same sample."""
+    return tick + every - (tick - index) % every
 
 
-def readings() -> list[Value]:
-    """Every reading of a GPU just met, none asked yet."""
-    fields = Fields()
-    values = [Value(1, (("nvmlDeviceGetFieldValues", fields.ids),), fields.unpack)]
-    values += [Value(every, calls, UNPACK.get(name, _one(name))) for every, name, calls in READINGS]
-    return values
+def fast_readings() -> list[Value]:
+    """What is asked in every sample, of a GPU just met."""
+    return [Value(1, calls, UNPACK.get(name, _one(name))) for name, calls in FAST]
+
+
+def slow_readings() -> list[Value]:
+    """What is asked now and then, of a GPU just met."""
+    return [Value(every, calls, UNPACK.get(name, _one(name))) for every, name, calls in SLOWLY]
 
 
 def _one(name: str) -> Callable[[Any], Values]:
     return lambda number: {name: number}
+
+
+def _asking(name: str, arguments: list[Any]) -> tuple[Callable[..., Any], list[Any]]:
+    function: Callable[..., Any] = getattr(nvml, name)
+    if not arguments or not isinstance(arguments[0], type):
+        return function, arguments
+    structure = arguments[0]
+
+    def fill(handle: Any) -> Any:
+        filled = structure()
+        function(handle, ctypes.byref(filled))
+        return filled
+
+    return fill, []

@@ -86,6 +86,7 @@ function sections(detail) {
     incidentSection(detail.incident),
     section("Findings", detail.findings.length ? detail.findings.map(finding) : [quiet("None. Nothing is wrong that we can see.")]),
     detail.gpus.length ? section("GPUs", [gpuTable(detail.gpus)]) : null,
+    detail.npus.length ? section("NPUs", [gpuTable(detail.npus)]) : null,
     detail.rdma_ports.length ? section("RDMA ports", [portTable(detail.rdma_ports)]) : null,
     detail.sources.length ? section("Sources", [sourceList(detail.sources)]) : null,
     hostSection(detail.host),
@@ -151,7 +152,7 @@ function finding(each) {
       el("code", { text: each.subject }),
       age(each.since_seconds, " ago")),
     el("p", { text: each.evidence }),
-    el("p", { class: "quiet", text: `${each.severity} · ${each.action === "none" ? "no action suggested" : `suggested: ${each.action}`}${each.count > 1 ? ` · seen ${each.count} times` : ""}` }),
+    el("p", { class: "quiet", text: `${each.severity} · ${each.action === "none" ? "no action suggested" : `suggested: ${each.action}`}${each.count > 1 ? ` · seen ${each.count} times` : ""}${each.clears ? ` · ends with: ${each.clears}` : ""}` }),
   );
 }
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.snapshot import Gpu
+from agent.snapshot import Gpu, NvLink
 from agent.sources import Reading, SourceAbsentError, SourceFailingError
 from tests.integration.nvidia.rig import NEEDS_STANDIN, TEMPERATURE, Make, until, until_well
-from tests.nvml.standin import Scenario, h100_node
+from tests.nvml.standin import Fail, Scenario, h100_node
 
 pytestmark = NEEDS_STANDIN
 
@@ -20,12 +20,13 @@ async def test_eight_healthy_gpus_in_our_units(make: Make) -> None:
     assert not any(gpu.lost for gpu in reading.gpus)
     first = reading.gpus[0]
     assert first.energy_joules_total == pytest.approx(86_400_000, rel=1e-4)
-    assert first == Gpu(
+    wanted = Gpu(
         uuid="GPU-5f1ee700-1d1c-4a7e-8001-ac0ffee00000",
         pci_bus_id="0000:1b:00.0",
         index=0,
         model="NVIDIA H100 80GB HBM3",
         serial="1652923000100",
+        vbios_version="96.00.89.00.01",
         temperature_celsius=62,
         memory_temperature_celsius=74,
         slowdown_temperature_celsius=89,
@@ -43,7 +44,40 @@ async def test_eight_healthy_gpus_in_our_units(make: Make) -> None:
         ecc_uncorrected_total=0,
         recovery_action=0,
         clocks_event_reasons=4,
+        ecc_corrected_aggregate_total=0,
+        ecc_uncorrected_aggregate_total=0,
+        ecc_sram_uncorrected_total=0,
+        sram_threshold_exceeded=False,
+        remapped_rows_corrected_total=0,
+        remapped_rows_uncorrected_total=0,
+        remap_pending=False,
+        remap_failed=False,
+        power_violation_seconds_total=0.0,
+        thermal_violation_seconds_total=0.0,
+        pcie_generation=5,
+        pcie_generation_max=5,
+        pcie_width=16,
+        pcie_width_max=16,
+        pcie_replays_total=0,
+        sm_clock_max_hertz=1.98e9,
+        memory_clock_hertz=2.619e9,
+        performance_state=0,
+        persistence_mode=True,
+        nvlinks=tuple(
+            NvLink(link=link, active=True, replays_total=0, recoveries_total=0, crc_errors_total=0)
+            for link in range(18)
+        ),
+        fabric_state=3,
+        fabric_status=0,
+        fabric_health_mask=0x1AA,
+        mig_enabled=False,
+        process_ids=(4242,),
+        profiling_absent="the first sample was just taken",
     )
+    named = first.__struct_fields__
+    assert {name: getattr(first, name) for name in named} == {
+        name: getattr(wanted, name) for name in named
+    }
 
 
 async def test_values_change_while_it_runs(make: Make, scenario: Scenario) -> None:
@@ -54,13 +88,10 @@ async def test_values_change_while_it_runs(make: Make, scenario: Scenario) -> No
     assert (gpu.temperature_celsius, gpu.recovery_action, gpu.ecc_uncorrected_total) == (91, 2, 3)
 
 
-@pytest.mark.parametrize("code", ["gpu_is_lost", "reset_required"])
-async def test_a_lost_gpu_hides_no_other_and_comes_back(
-    make: Make, scenario: Scenario, code: str
-) -> None:
+async def test_a_lost_gpu_hides_no_other_and_comes_back(make: Make, scenario: Scenario) -> None:
     source = make()
     before = (await source.read()).gpus
-    scenario.fail("*", code, gpu=3)
+    scenario.fail("*", "gpu_is_lost", gpu=3)
     after = (await source.read()).gpus
     assert [gpu.index for gpu in after if gpu.lost] == [3]
     assert (after[3].uuid, after[3].subject) == (before[3].uuid, before[3].subject)
@@ -68,6 +99,49 @@ async def test_a_lost_gpu_hides_no_other_and_comes_back(
     assert [gpu.temperature_celsius for gpu in after if not gpu.lost] == [62] * 7
     scenario.unfail()
     assert not any(gpu.lost for gpu in (await source.read()).gpus)
+
+
+async def test_a_gpu_that_must_be_reset_is_not_lost_and_tells_what_it_still_can(
+    make: Make, scenario: Scenario
+) -> None:
+    source = make()
+    before = (await source.read()).gpus[3]
+    scenario.fail("nvmlDeviceGetPowerUsage", "reset_required", gpu=3)
+    scenario.update(3, field_values={82: Fail("reset_required")}, temperature_celsius=50)
+    gpus = (await source.read()).gpus
+    assert [gpu.index for gpu in gpus if gpu.reset_required] == [3]
+    assert not any(gpu.lost for gpu in gpus)
+    gpu = gpus[3]
+    assert (gpu.uuid, gpu.subject) == (before.uuid, before.subject)
+    assert (gpu.power_watts, gpu.memory_temperature_celsius, gpu.temperature_celsius) == (
+        None,
+        None,
+        50,
+    )
+    assert gpu.recovery_action == 0
+    scenario.fail("*", "reset_required", gpu=3)
+    gpu = (await source.read()).gpus[3]
+    assert (gpu.uuid, gpu.subject) == (before.uuid, before.subject)
+    assert (gpu.reset_required, gpu.lost, gpu.temperature_celsius) == (True, False, None)
+    scenario.unfail()
+    scenario.update(3, field_values={}, ecc_volatile_corrected_dram=1)
+    await source.read()
+    gpu = (await source.read()).gpus[3]
+    assert (gpu.reset_required, gpu.power_watts, gpu.ecc_corrected_total) == (False, 612.4, 1)
+    assert gpu.serial == before.serial
+
+
+async def test_a_gpu_that_must_be_reset_from_the_start_is_there(
+    make: Make, scenario: Scenario
+) -> None:
+    scenario.fail("*", "reset_required", gpu=1)
+    gpus = (await make().read()).gpus
+    assert [(gpu.subject, gpu.reset_required, gpu.lost) for gpu in gpus][1] == (
+        "gpu:index-1",
+        True,
+        False,
+    )
+    assert len(gpus) == 8
 
 
 async def test_a_gpu_that_the_driver_stops_listing_is_lost(make: Make, scenario: Scenario) -> None:
