@@ -93,11 +93,14 @@ class Sandbox:
         labels = {LABEL: self.namespace}
         body = {"metadata": {"name": self.namespace, "labels": labels}}
         await self.create("/api/v1/namespaces", body)
-        account = self.path("serviceaccounts", "default")
-        if self.plane.running("kube-controller-manager"):
-            await self.plane.until(account, bool)  # without it no pod is admitted
-        else:
-            await self.create(self.path("serviceaccounts"), {"metadata": {"name": "default"}})
+        # Without it no pod is admitted. The controller manager would make it too, but late when a
+        # test before this one took the API server away from it.
+        accounts = self.path("serviceaccounts")
+        status, answer = await self.plane.api.request(
+            "POST", accounts, {"metadata": {"name": "default"}}
+        )
+        if status not in (201, 409):
+            raise AssertionError(f"{accounts}: {status} {answer}")
         return self
 
     async def __aexit__(
