@@ -26,6 +26,8 @@ JSON_PATCH = "application/json-patch+json"
 APPLY = "application/apply-patch+yaml"
 
 RETRY_S = 0.1
+UNTIL_S = 60.0
+"""Kubernetes' own controllers wait up to half a minute before they ask a server again that was away."""
 
 
 class Api:
@@ -80,7 +82,7 @@ class Api:
         return status == 200
 
     async def until(
-        self, path: str, predicate: Callable[[Json], object], *, timeout_s: float = 20.0
+        self, path: str, predicate: Callable[[Json], object], *, timeout_s: float = UNTIL_S
     ) -> Json:
         """Wait until the object at `path` satisfies `predicate`, by watching it; return it.
 

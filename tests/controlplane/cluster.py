@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from tests.controlplane import components, kubeconfig, pki
-from tests.controlplane.api import JSON, Api, Json
+from tests.controlplane.api import JSON, UNTIL_S, Api, Json
 from tests.controlplane.binaries import find_or_build, missing, program
 from tests.controlplane.components import Layout
 from tests.controlplane.process import Process, free_port
@@ -190,7 +190,7 @@ class ControlPlane:
         return await self.api.request(method, path, body, content_type)
 
     async def until(
-        self, path: str, predicate: Callable[[Json], object], *, timeout_s: float = 20.0
+        self, path: str, predicate: Callable[[Json], object], *, timeout_s: float = UNTIL_S
     ) -> Json:
         """Watch the object at `path` until it is as wanted; see `Api.until`."""
         return await self.api.until(path, predicate, timeout_s=timeout_s)
