@@ -106,6 +106,8 @@ def main(argv: list[str] | None = None) -> int:
         )
         if arguments.command == "record":
             _check_seconds(arguments.seconds)
+        if arguments.command == "run":
+            _check_repairs(settings)
     except SettingsError as error:
         print(f"fleetmedic-agent: {error}", file=sys.stderr)
         return EXIT_BAD_SETTINGS
@@ -172,6 +174,14 @@ def _check_seconds(seconds: float) -> None:
             f"flag --seconds: seconds = {seconds:g} cannot be used "
             f"(allowed: >= 0 and <= {RECORD_SECONDS_MAX:g})"
         )
+
+
+def _check_repairs(settings: AgentSettings) -> None:
+    """What no single setting can say. Nothing is loaded for it where no repair is asked for."""
+    if settings.directive_public_key_file or settings.allow_repairs or settings.diagnostic_command:
+        from agent.repairs.assembly import read
+
+        read(settings)
 
 
 def _check_address(text: str) -> None:

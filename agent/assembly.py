@@ -1,13 +1,14 @@
 """Puts one agent together from its settings: which sources, which clock, which uplink."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from agent.catalogue.load import shipped
 from agent.config import AgentSettings
 from agent.runtime import NodeAgent
-from agent.sources import Source
+from agent.snapshot import Gpu
+from agent.sources import Emit, Source
 from agent.sources.ascend import AscendSource
 from agent.sources.host import HostSource
 from agent.sources.kmsg import KmsgSource
@@ -50,8 +51,13 @@ def real_agent(
     random: Callable[[], float],
     restored: Restored | None = None,
     state_file: StateFile | None = None,
+    takes_directives: bool = False,
 ) -> NodeAgent:
-    """The agent of the machine this process runs on."""
+    """The agent of the machine this process runs on.
+
+    Raises:
+        SettingsError: it takes directives, and what it is told of them cannot be used.
+    """
     restored = restored or Restored()
     stats = AgentStats()
     agent = NodeAgent(
@@ -79,7 +85,12 @@ def real_agent(
         )
     if settings.nvidia:
         sources.append(
-            NvidiaSource(emit=agent.emit, clock=time.time, random=random, expected=restored.gpus)
+            _nvidia(
+                agent.emit,
+                random=random,
+                expected=restored.gpus,
+                is_released=takes_directives and bool(settings.allow_repairs),
+            )
         )
     if settings.ascend:
         sources.append(
@@ -110,7 +121,40 @@ def real_agent(
         )
         sources.append(agent.overrides)
     agent.sources = sources
+    if takes_directives and settings.directive_public_key_file:
+        _equip(agent, settings)
     return agent
+
+
+def _nvidia(
+    emit: Emit, *, random: Callable[[], float], expected: tuple[Gpu, ...], is_released: bool
+) -> Source:
+    """NVIDIA's source, which a reset needs to be let go of."""
+
+    def make(expected: Iterable[Gpu]) -> Source:
+        return NvidiaSource(emit=emit, clock=time.time, random=random, expected=expected)
+
+    if is_released:
+        from agent.repairs.release import ReleasableSource
+
+        return ReleasableSource(make, expected=expected)
+    return make(expected)
+
+
+def _equip(agent: NodeAgent, settings: AgentSettings) -> None:
+    """Let it take directives. What that needs is loaded here: agents without a key do not pay for it."""
+    from agent.repairs.assembly import build
+    from agent.repairs.release import ReleasableSource
+
+    agent.repairs = build(
+        settings,
+        node=agent.node,
+        boot_id=boot_id(),
+        surroundings=agent,
+        nvidia=next((each for each in agent.sources if isinstance(each, ReleasableSource)), None),
+        stats=agent.stats,
+        clock=time.time,
+    )
 
 
 def _listed(setting: str) -> list[str]:

@@ -37,6 +37,7 @@ async def _started(settings: AgentSettings, node: str) -> None:
         random=random.random,
         restored=await remembered(file, node=node) if file else None,
         state_file=file,
+        takes_directives=True,
     )
     log.info("agent starts", node=node, version=version(), aggregator=settings.aggregator or "none")
     await _working([agent], settings)

@@ -134,6 +134,70 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Meta(ge=0, le=1, description="share of a disk available below which it is under pressure"),
     ] = 0.05
+    directive_public_key_file: Annotated[
+        str,
+        Meta(
+            description="PEM file with the keys whose directives are believed; empty: every directive is refused"
+        ),
+    ] = ""
+    allow_repairs: Annotated[
+        str,
+        Meta(
+            description="comma-separated repairs this node may be told to do: reset-device, restart-service, reboot-node; empty: none"
+        ),
+    ] = ""
+    command_prefix: Annotated[
+        str,
+        Meta(
+            description="words before every repair command, such as nsenter from a container into the host"
+        ),
+    ] = ""
+    reset_command: Annotated[
+        str, Meta(description="resets one GPU; {device} is its PCI bus id")
+    ] = "nvidia-smi --gpu-reset -i {device}"
+    restart_services: Annotated[
+        str,
+        Meta(
+            description="comma-separated code=unit: findings by shell pattern, and the service that mends them; no other is ever restarted"
+        ),
+    ] = ""
+    restart_command: Annotated[
+        str, Meta(description="restarts one service; {unit} is its name")
+    ] = "systemctl restart {unit}"
+    service_probe_command: Annotated[
+        str,
+        Meta(
+            description="prints ActiveState=… and lines that change with each start of {unit}; proves a restart"
+        ),
+    ] = "systemctl show --property=ActiveState,InvocationID,ActiveEnterTimestampMonotonic,MainPID {unit}"
+    reboot_command: Annotated[str, Meta(description="reboots this node")] = "systemctl reboot"
+    diagnostic_command: Annotated[
+        str,
+        Meta(
+            description="your burn-in; status 0 proves {subject}, which is node for the whole node; empty: none"
+        ),
+    ] = ""
+    reset_limit_seconds: Annotated[
+        float, Meta(ge=0.1, le=3600, description="how long the reset command may run")
+    ] = 120.0
+    restart_limit_seconds: Annotated[
+        float, Meta(ge=0.1, le=3600, description="how long the restart command may run")
+    ] = 120.0
+    reboot_limit_seconds: Annotated[
+        float,
+        Meta(
+            ge=0.1,
+            le=7200,
+            description="how long until the node must be up again under a new boot id",
+        ),
+    ] = 900.0
+    diagnostic_limit_seconds: Annotated[
+        float, Meta(ge=0.1, le=86_400, description="how long the diagnostic may run")
+    ] = 600.0
+    evidence_limit_seconds: Annotated[
+        float,
+        Meta(ge=0.1, le=3600, description="how long after a repair its proof may take to show"),
+    ] = 60.0
     dcgm_names: Annotated[
         bool, Meta(description="also export the widely used DCGM metric names")
     ] = True

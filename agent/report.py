@@ -1,11 +1,12 @@
 """Snapshot and findings → the report on the wire. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
+from agent.holders import holders_of
 from agent.snapshot import Gpu, Host, Npu, RdmaPort, Snapshot
 from contract import report_pb2 as pb
-from contract.codec import event_to_wire, finding_to_wire, source_to_wire
-from contract.vocabulary import Event, Finding
+from contract.codec import event_to_wire, finding_to_wire, outcome_to_wire, source_to_wire
+from contract.vocabulary import DirectiveOutcome, Event, Finding, SourceState
 from contract.wire import PROTOCOL_VERSION
 
 _GPU_FIELDS = tuple(field.name for field in pb.Gpu.DESCRIPTOR.fields)
@@ -23,8 +24,11 @@ def encode(
     urgent: bool,
     events_dropped_total: int,
     agent_version: str,
+    outcomes: Iterable[DirectiveOutcome] = (),
+    repairs: Iterable[str] = (),
 ) -> bytes:
     """One report as bytes."""
+    findings = tuple(findings)
     report = pb.NodeReport(
         protocol_version=PROTOCOL_VERSION,
         sequence=sequence,
@@ -42,8 +46,21 @@ def encode(
         events=[event_to_wire(each) for each in events],
         events_dropped_total=events_dropped_total,
         driver_version=snapshot.driver_version,
+        outcomes=[outcome_to_wire(each) for each in outcomes],
+        repairs=repairs,
+        holders=_holders(snapshot, findings),
     )
     return report.SerializeToString()
+
+
+def _holders(snapshot: Snapshot, findings: Iterable[Finding]) -> Iterator[pb.Holders]:
+    """Of each device that a finding names; nothing while the kubelet does not answer."""
+    kubelet = snapshot.source("pods")
+    if kubelet is None or kubelet.state is not SourceState.OK:
+        return
+    for subject in dict.fromkeys(each.subject for each in findings):
+        if pods := holders_of(snapshot, subject):
+            yield pb.Holders(subject=subject, pods=pods)
 
 
 def _gpu(gpu: Gpu) -> pb.Gpu:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
@@ -12,6 +12,7 @@ from agent import exporter, news
 from agent.catalogue import Catalogue
 from agent.catalogue.load import shipped
 from agent.checks import Limits
+from agent.checks.gpu_resets import Counters
 from agent.config import AgentSettings
 from agent.faults import Timing
 from agent.judge import Judge
@@ -23,14 +24,11 @@ from agent.state import Restored, encode
 from agent.state_file import StateFile
 from agent.stats import AgentStats
 from agent.uplink import Uplink
-from contract.vocabulary import (
-    Directive,
-    Event,
-    Finding,
-    SourceState,
-    SourceStatus,
-    readable,
-)
+from contract import report_pb2 as pb
+from contract.vocabulary import Event, Finding, SourceState, SourceStatus, readable
+
+if TYPE_CHECKING:  # loaded only where there is a key: most agents do not pay for it
+    from agent.repairs.desk import Repairs
 
 log = structlog.get_logger("agent")
 
@@ -74,6 +72,7 @@ class NodeAgent:
         self.stats = stats
         self.sources: Sequence[Source] = ()
         self.uplink: Uplink | None = None
+        self.repairs: Repairs | None = None
         self.snapshot = Snapshot(node=node, boot_id=boot_id, taken_seconds=clock())
         self._page = b""
         self.overrides: OverridesSource | None = None
@@ -117,6 +116,8 @@ class NodeAgent:
         self._judging = False
         self._waiting_since: float | None = None
         self._unsaved = asyncio.Event()
+        self._ticking = asyncio.Event()
+        """Set when the tick under way ends; each has its own."""
 
     @property
     def judging(self) -> bool:
@@ -156,25 +157,29 @@ class NodeAgent:
         self._pending.append(event)
         self._wake.set()
 
-    def directive(self, directive: Directive) -> None:
-        """Carry out one directive; only ``clear`` is on the list today, everything else is refused."""
-        expired = directive.expires_seconds and directive.expires_seconds < self._clock()
-        if directive.kind != "clear" or expired:
-            self.stats.directives_refused += 1
-            log.warning(
-                "directive refused", id=directive.id, kind=directive.kind, expired=bool(expired)
-            )
+    def directive(self, signed: pb.SignedDirective) -> None:
+        """Take one directive; without a key to check it by, none can be believed."""
+        if self.repairs is not None:
+            self.repairs.take(signed)
             return
-        self.emit(
-            Event(
-                id=f"directive:{directive.id}",
-                time_seconds=self._clock(),
-                kind="clear",
-                subject=directive.subject,
-                message=directive.code,
-            )
-        )
-        log.info("finding cleared by directive", subject=directive.subject, code=directive.code)
+        if not self.stats.directives_refused:
+            log.warning("directives are refused", reason="no directive_public_key_file is set")
+        self.stats.directives_refused += 1
+
+    def outcomes_changed(self) -> None:
+        """What became of a directive must not wait for the rhythm."""
+        if self._judging:  # else there is nothing yet that a report could be made of
+            self._offer((), urgent=True)
+
+    async def next_snapshot(self) -> Snapshot:
+        """The first one whose tick ends from now on."""
+        await self._ticking.wait()
+        return self.snapshot
+
+    @property
+    def gpu_counters(self) -> Counters:
+        """What each GPU's counters were when last read."""
+        return self._judge.memory.gpu.counters
 
     async def run(self) -> None:
         """Sample in rhythm and judge events at once, until cancelled; then let the sources go."""
@@ -182,6 +187,8 @@ class NodeAgent:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._sample(), name=f"sampler-{self.node}")
                 tasks.create_task(self._listen(), name=f"listener-{self.node}")
+                if self.repairs is not None:
+                    tasks.create_task(self.repairs.run(), name=f"repairs-{self.node}")
                 if self._state_file is not None:
                     tasks.create_task(self._keep(self._state_file), name=f"keeper-{self.node}")
         finally:
@@ -252,6 +259,8 @@ class NodeAgent:
         if self._judging:
             self._follow_overrides()
             self._decide(events, with_checks=True)
+        ticking, self._ticking = self._ticking, asyncio.Event()
+        ticking.set()
         self.stats.sample_seconds += sampled - started
         self.stats.check_seconds += asyncio.get_running_loop().time() - sampled
 
@@ -312,12 +321,22 @@ class NodeAgent:
         if changed:
             news.tell(before, self.findings)
             self._unsaved.set()
-        if self.uplink is not None:
-            self.uplink.offer(
-                self.snapshot, self.findings, told, urgent=news.is_urgent(before, self.findings)
-            )
+        self._offer(told, urgent=news.is_urgent(before, self.findings))
         if with_checks or changed:
             self._page = b""
+
+    def _offer(self, told: tuple[Event, ...], *, urgent: bool) -> None:
+        if self.uplink is None:
+            return
+        repairs = self.repairs
+        self.uplink.offer(
+            self.snapshot,
+            self.findings,
+            told,
+            urgent=urgent,
+            outcomes=repairs.outcomes if repairs else (),
+            repairs=repairs.kinds if repairs else (),
+        )
 
     async def _read(self, source: Source) -> Reading:
         state, reason, reading = SourceState.OK, "", Reading()

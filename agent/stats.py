@@ -18,6 +18,8 @@ class AgentStats:
         self.kmsg_lost = 0
         """Records that were overwritten before we had read them."""
         self.directives_refused = 0
+        self.directives: Tally[tuple[str, str]] = Tally(overflow=("other", "other"))
+        """(kind, state) → how many came into that state."""
         self.sample_seconds = 0.0
         """Time spent in reading the sources, all ticks together."""
         self.check_seconds = 0.0

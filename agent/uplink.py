@@ -21,8 +21,7 @@ from agent.report import encode
 from agent.snapshot import Snapshot
 from agent.stats import AgentStats
 from contract import report_pb2 as pb
-from contract.codec import directive_from_wire
-from contract.vocabulary import Directive, Event, Finding
+from contract.vocabulary import DirectiveOutcome, Event, Finding
 from contract.wire import CONNECT_METHOD, MAX_REPORT_BYTES, NODE_METADATA, TOKEN_METADATA
 
 log = structlog.get_logger("uplink")
@@ -55,8 +54,17 @@ class UplinkSettings(msgspec.Struct, frozen=True, kw_only=True):
     report_seconds: float = 5.0
     event_buffer: int = 1_000
     backoff_first_seconds: float = 0.2
-    backoff_most_seconds: float = 15.0
+    backoff_most_seconds: float = 5.0
     agent_version: str = ""
+
+
+class _State(msgspec.Struct, frozen=True):
+    """What the next report tells, beside the events."""
+
+    snapshot: Snapshot
+    findings: tuple[Finding, ...]
+    outcomes: tuple[DirectiveOutcome, ...]
+    repairs: tuple[str, ...]
 
 
 class Uplink:
@@ -68,13 +76,13 @@ class Uplink:
         *,
         stats: AgentStats,
         random: Callable[[], float],
-        on_directive: Callable[[Directive], None],
+        on_directive: Callable[[pb.SignedDirective], None],
     ) -> None:
         self._settings = settings
         self._stats = stats
         self._random = random
         self._on_directive = on_directive
-        self._state: tuple[Snapshot, tuple[Finding, ...]] | None = None
+        self._state: _State | None = None
         self._events: deque[Event] = deque()
         self._events_taken = 0
         """How many events ever left the front of the buffer; with it an event has a stable position."""
@@ -95,11 +103,22 @@ class Uplink:
         events: Iterable[Event],
         *,
         urgent: bool,
+        outcomes: tuple[DirectiveOutcome, ...] = (),
+        repairs: tuple[str, ...] = (),
     ) -> None:
-        """Take the newest state and new events. Never blocks; ``urgent`` sends it at once."""
+        """Take the newest state and new events. Never blocks; ``urgent`` sends it at once.
+
+        Args:
+            snapshot: the newest one.
+            findings: all that are raised, worst first.
+            events: those that are new.
+            urgent: whether it must not wait for the rhythm.
+            outcomes: of every directive that this agent remembers.
+            repairs: kinds of directive that it carries out.
+        """
         if self._state is None:
             self._wake.set()  # the first state is news
-        self._state = (snapshot, findings)
+        self._state = _State(snapshot, findings, outcomes, repairs)
         for event in events:
             if len(self._events) >= self._settings.event_buffer:
                 self._events.popleft()
@@ -199,19 +218,21 @@ class Uplink:
 
     def _next_report(self, *, urgent: bool) -> bytes:
         assert self._state is not None  # noqa: S101 - the caller looked
-        snapshot, findings = self._state
+        state, findings = self._state, self._state.findings
         self._sequence += 1
         events = list(self._events)[:MAX_EVENTS_PER_REPORT]
         while True:
             try:
                 report = encode(
-                    snapshot,
+                    state.snapshot,
                     findings,
                     events,
                     sequence=self._sequence,
                     urgent=urgent,
                     events_dropped_total=self._stats.events_dropped,
                     agent_version=self._settings.agent_version,
+                    outcomes=state.outcomes,
+                    repairs=state.repairs,
                 )
             except ValueError as error:
                 log.error("report cannot be encoded", reason=str(error))  # noqa: TRY400
@@ -236,7 +257,7 @@ class Uplink:
         if kind == "ack":
             self._acknowledged(down.ack)
         elif kind == "directive":
-            self._on_directive(directive_from_wire(down.directive))
+            self._on_directive(down.directive)
 
     def _acknowledged(self, ack: pb.Ack) -> None:
         if not self.connected:

@@ -15,8 +15,6 @@ from google.protobuf.message import DecodeError
 
 from aggregator.stats import AggregatorStats
 from contract import report_pb2 as pb
-from contract.codec import directive_to_wire
-from contract.vocabulary import Directive
 from contract.wire import (
     CONNECT_METHOD,
     MAX_EVENTS,
@@ -85,12 +83,12 @@ class Intake:
         self._pace_seconds = 1 / max_reports_per_second
         self._streams: dict[str, asyncio.Queue[bytes]] = {}
 
-    def direct(self, node: str, directive: Directive) -> bool:
+    def direct(self, node: str, directive: pb.SignedDirective) -> bool:
         """Send a directive to one node's agent; False when it is not connected."""
         queue = self._streams.get(node)
         if queue is None or queue.full():
             return False
-        queue.put_nowait(pb.Downstream(directive=directive_to_wire(directive)).SerializeToString())
+        queue.put_nowait(pb.Downstream(directive=directive).SerializeToString())
         return True
 
     def handler(self) -> grpc.GenericRpcHandler:

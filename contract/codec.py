@@ -6,9 +6,11 @@ from contract import report_pb2 as pb
 from contract.vocabulary import (
     Action,
     Directive,
+    DirectiveOutcome,
     Domain,
     Event,
     Finding,
+    OutcomeState,
     Severity,
     SourceState,
     SourceStatus,
@@ -107,6 +109,9 @@ def directive_to_wire(directive: Directive) -> pb.Directive:
         code=directive.code,
         expires_time_seconds=directive.expires_seconds,
         reason=directive.reason[:MAX_TEXT],
+        node=directive.node,
+        issued_time_seconds=directive.issued_seconds,
+        boot_id=directive.boot_id,
     )
 
 
@@ -119,6 +124,37 @@ def directive_from_wire(message: pb.Directive) -> Directive:
         code=message.code[:MAX_TEXT],
         expires_seconds=_time(message.expires_time_seconds),
         reason=message.reason[:MAX_TEXT],
+        node=message.node[:MAX_TEXT],
+        issued_seconds=_time(message.issued_time_seconds),
+        boot_id=message.boot_id[:MAX_TEXT],
+    )
+
+
+def outcome_to_wire(outcome: DirectiveOutcome) -> pb.DirectiveOutcome:
+    """One outcome as protobuf."""
+    return pb.DirectiveOutcome(
+        id=outcome.id,
+        kind=outcome.kind,
+        state=int(outcome.state),  # type: ignore[arg-type]
+        subject=outcome.subject,
+        output=outcome.output[-MAX_TEXT:],
+        evidence=outcome.evidence[:MAX_TEXT],
+        started_time_seconds=outcome.started_seconds,
+        finished_time_seconds=outcome.finished_seconds,
+    )
+
+
+def outcome_from_wire(message: pb.DirectiveOutcome) -> DirectiveOutcome:
+    """One outcome from protobuf; a state that was not said is not over."""
+    return DirectiveOutcome(
+        id=message.id[:MAX_TEXT],
+        kind=message.kind[:MAX_TEXT],
+        state=OutcomeState.at_most(message.state),
+        subject=message.subject[:MAX_TEXT],
+        output=message.output[-MAX_TEXT:],
+        evidence=message.evidence[:MAX_TEXT],
+        started_seconds=_time(message.started_time_seconds),
+        finished_seconds=_time(message.finished_time_seconds),
     )
 
 

@@ -40,6 +40,14 @@ class SourceState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SOURCE_STATE_ABSENT: _ClassVar[SourceState]
     SOURCE_STATE_FAILING: _ClassVar[SourceState]
     SOURCE_STATE_STUCK: _ClassVar[SourceState]
+
+class OutcomeState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    OUTCOME_STATE_UNSPECIFIED: _ClassVar[OutcomeState]
+    OUTCOME_STATE_RUNNING: _ClassVar[OutcomeState]
+    OUTCOME_STATE_FAILED: _ClassVar[OutcomeState]
+    OUTCOME_STATE_REFUSED: _ClassVar[OutcomeState]
+    OUTCOME_STATE_DONE: _ClassVar[OutcomeState]
 SEVERITY_UNSPECIFIED: Severity
 SEVERITY_INFO: Severity
 SEVERITY_DEGRADED: Severity
@@ -62,9 +70,14 @@ SOURCE_STATE_OK: SourceState
 SOURCE_STATE_ABSENT: SourceState
 SOURCE_STATE_FAILING: SourceState
 SOURCE_STATE_STUCK: SourceState
+OUTCOME_STATE_UNSPECIFIED: OutcomeState
+OUTCOME_STATE_RUNNING: OutcomeState
+OUTCOME_STATE_FAILED: OutcomeState
+OUTCOME_STATE_REFUSED: OutcomeState
+OUTCOME_STATE_DONE: OutcomeState
 
 class NodeReport(_message.Message):
-    __slots__ = ("protocol_version", "sequence", "node", "boot_id", "agent_version", "taken_time_seconds", "urgent", "findings", "sources", "gpus", "rdma_ports", "host", "events", "events_dropped_total", "driver_version", "npus")
+    __slots__ = ("protocol_version", "sequence", "node", "boot_id", "agent_version", "taken_time_seconds", "urgent", "findings", "sources", "gpus", "rdma_ports", "host", "events", "events_dropped_total", "driver_version", "npus", "outcomes", "repairs", "holders")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
@@ -81,6 +94,9 @@ class NodeReport(_message.Message):
     EVENTS_DROPPED_TOTAL_FIELD_NUMBER: _ClassVar[int]
     DRIVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     NPUS_FIELD_NUMBER: _ClassVar[int]
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    REPAIRS_FIELD_NUMBER: _ClassVar[int]
+    HOLDERS_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     sequence: int
     node: str
@@ -97,7 +113,18 @@ class NodeReport(_message.Message):
     events_dropped_total: int
     driver_version: str
     npus: _containers.RepeatedCompositeFieldContainer[Npu]
-    def __init__(self, protocol_version: _Optional[int] = ..., sequence: _Optional[int] = ..., node: _Optional[str] = ..., boot_id: _Optional[str] = ..., agent_version: _Optional[str] = ..., taken_time_seconds: _Optional[float] = ..., urgent: _Optional[bool] = ..., findings: _Optional[_Iterable[_Union[Finding, _Mapping]]] = ..., sources: _Optional[_Iterable[_Union[SourceStatus, _Mapping]]] = ..., gpus: _Optional[_Iterable[_Union[Gpu, _Mapping]]] = ..., rdma_ports: _Optional[_Iterable[_Union[RdmaPort, _Mapping]]] = ..., host: _Optional[_Union[Host, _Mapping]] = ..., events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., events_dropped_total: _Optional[int] = ..., driver_version: _Optional[str] = ..., npus: _Optional[_Iterable[_Union[Npu, _Mapping]]] = ...) -> None: ...
+    outcomes: _containers.RepeatedCompositeFieldContainer[DirectiveOutcome]
+    repairs: _containers.RepeatedScalarFieldContainer[str]
+    holders: _containers.RepeatedCompositeFieldContainer[Holders]
+    def __init__(self, protocol_version: _Optional[int] = ..., sequence: _Optional[int] = ..., node: _Optional[str] = ..., boot_id: _Optional[str] = ..., agent_version: _Optional[str] = ..., taken_time_seconds: _Optional[float] = ..., urgent: _Optional[bool] = ..., findings: _Optional[_Iterable[_Union[Finding, _Mapping]]] = ..., sources: _Optional[_Iterable[_Union[SourceStatus, _Mapping]]] = ..., gpus: _Optional[_Iterable[_Union[Gpu, _Mapping]]] = ..., rdma_ports: _Optional[_Iterable[_Union[RdmaPort, _Mapping]]] = ..., host: _Optional[_Union[Host, _Mapping]] = ..., events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., events_dropped_total: _Optional[int] = ..., driver_version: _Optional[str] = ..., npus: _Optional[_Iterable[_Union[Npu, _Mapping]]] = ..., outcomes: _Optional[_Iterable[_Union[DirectiveOutcome, _Mapping]]] = ..., repairs: _Optional[_Iterable[str]] = ..., holders: _Optional[_Iterable[_Union[Holders, _Mapping]]] = ...) -> None: ...
+
+class Holders(_message.Message):
+    __slots__ = ("subject", "pods")
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    PODS_FIELD_NUMBER: _ClassVar[int]
+    subject: str
+    pods: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, subject: _Optional[str] = ..., pods: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Finding(_message.Message):
     __slots__ = ("code", "subject", "severity", "action", "evidence", "since_time_seconds", "last_seen_time_seconds", "count", "domain", "clears")
@@ -288,8 +315,8 @@ class Downstream(_message.Message):
     ACK_FIELD_NUMBER: _ClassVar[int]
     DIRECTIVE_FIELD_NUMBER: _ClassVar[int]
     ack: Ack
-    directive: Directive
-    def __init__(self, ack: _Optional[_Union[Ack, _Mapping]] = ..., directive: _Optional[_Union[Directive, _Mapping]] = ...) -> None: ...
+    directive: SignedDirective
+    def __init__(self, ack: _Optional[_Union[Ack, _Mapping]] = ..., directive: _Optional[_Union[SignedDirective, _Mapping]] = ...) -> None: ...
 
 class Ack(_message.Message):
     __slots__ = ("sequence", "refused")
@@ -299,18 +326,52 @@ class Ack(_message.Message):
     refused: str
     def __init__(self, sequence: _Optional[int] = ..., refused: _Optional[str] = ...) -> None: ...
 
+class SignedDirective(_message.Message):
+    __slots__ = ("directive", "signature")
+    DIRECTIVE_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    directive: bytes
+    signature: bytes
+    def __init__(self, directive: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
 class Directive(_message.Message):
-    __slots__ = ("id", "kind", "subject", "code", "expires_time_seconds", "reason")
+    __slots__ = ("id", "kind", "subject", "code", "expires_time_seconds", "reason", "node", "issued_time_seconds", "boot_id")
     ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_TIME_SECONDS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    ISSUED_TIME_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    BOOT_ID_FIELD_NUMBER: _ClassVar[int]
     id: str
     kind: str
     subject: str
     code: str
     expires_time_seconds: float
     reason: str
-    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., subject: _Optional[str] = ..., code: _Optional[str] = ..., expires_time_seconds: _Optional[float] = ..., reason: _Optional[str] = ...) -> None: ...
+    node: str
+    issued_time_seconds: float
+    boot_id: str
+    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., subject: _Optional[str] = ..., code: _Optional[str] = ..., expires_time_seconds: _Optional[float] = ..., reason: _Optional[str] = ..., node: _Optional[str] = ..., issued_time_seconds: _Optional[float] = ..., boot_id: _Optional[str] = ...) -> None: ...
+
+class DirectiveOutcome(_message.Message):
+    __slots__ = ("id", "kind", "state", "output", "evidence", "started_time_seconds", "finished_time_seconds", "subject")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    STARTED_TIME_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_TIME_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    kind: str
+    state: OutcomeState
+    output: str
+    evidence: str
+    started_time_seconds: float
+    finished_time_seconds: float
+    subject: str
+    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., state: _Optional[_Union[OutcomeState, str]] = ..., output: _Optional[str] = ..., evidence: _Optional[str] = ..., started_time_seconds: _Optional[float] = ..., finished_time_seconds: _Optional[float] = ..., subject: _Optional[str] = ...) -> None: ...

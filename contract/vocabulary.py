@@ -160,22 +160,79 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     """A storm of the same event is told as one, with how many there were."""
 
 
+class OutcomeState(Word):
+    """How a directive went. At the lowest, and of a newer word, nothing is known to be over."""
+
+    RUNNING = 10
+    FAILED = 20
+    """It ran, and there is no evidence that it helped."""
+    REFUSED = 30
+    """Never started: not allowed on that node, expired, or not signed for it."""
+    DONE = 40
+    """With evidence."""
+
+
+class DirectiveKind(StrEnum):
+    """What an agent can be told to do. Everything but ``clear`` is off until its own settings allow it."""
+
+    CLEAR = "clear"
+    """Forget a finding that only a person can call over."""
+    RESET_DEVICE = "reset-device"
+    RESTART_SERVICE = "restart-service"
+    REBOOT_NODE = "reboot-node"
+    DIAGNOSE = "diagnose"
+    """Run the diagnostic hook: a short burn-in that proves a device."""
+
+
 class Directive(msgspec.Struct, frozen=True, kw_only=True):
     """An instruction from the aggregator to one agent, to be carried out at most once."""
 
     id: str
     kind: str
+    node: str = ""
+    """The only node that may carry it out."""
     subject: str = ""
     code: str = ""
+    issued_seconds: float = 0.0
     expires_seconds: float = 0.0
-    """Unix time after which it must not be carried out."""
+    """Unix time after which it must not be started."""
+    boot_id: str = ""
+    """Void after a reboot; empty: any boot."""
     reason: str = ""
+
+
+class DirectiveOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How a directive went, as its agent tells it in every report from then on."""
+
+    id: str
+    kind: str
+    state: OutcomeState
+    subject: str = ""
+    output: str = ""
+    """The last lines of what the command printed."""
+    evidence: str = ""
+    """What proves it: the device answers and its counters restarted, a new boot id."""
+    started_seconds: float = 0.0
+    finished_seconds: float = 0.0
 
 
 ANNOTATION_PREFIX = "fleetmedic.io"
 """Labels, taints, annotations and conditions of ours live under this name."""
 
 TAINT_KEY = f"{ANNOTATION_PREFIX}/quarantine"
+
+UNMANAGED_LABEL = f"{ANNOTATION_PREFIX}/managed"
+"""A Node with this label set to ``false`` is watched and reported, and otherwise left to people."""
+
+QUARANTINED_BY = f"{ANNOTATION_PREFIX}/quarantined-by"
+"""Annotation written together with our taint: the Incident. It is there without the taint only where a person
+took the taint off."""
+
+CORDONED_BY = f"{ANNOTATION_PREFIX}/cordoned-by"
+"""Annotation written together with our cordon: the Incident. A cordon without it is somebody else's."""
+
+CONTROL_CONFIG_MAP = "fleetmedic-control"
+"""In the namespace of the lease. ``data.stop`` with any text in it stops every write within a second."""
 
 CONDITIONS = {
     Domain.GPU: "GPUHealthy",

@@ -14,6 +14,9 @@ MAX_EVENTS = 1_000
 MAX_TEXT = 1_024
 """Characters kept of any one text that came from outside."""
 
+SIGNED_PREFIX = b"fleetmedic directive v1\n"
+"""Goes before a directive's bytes where they are signed, so that no signature of anything else fits."""
+
 TOKEN_METADATA = "authorization"  # noqa: S105 - the name of the header, not a secret
 """gRPC metadata key under which an agent sends its bearer token."""
 

@@ -14,7 +14,6 @@ from aggregator.fleet import Fleet
 from aggregator.intake import Intake, IntakeServer, trust_claim
 from aggregator.stats import AggregatorStats
 from contract import report_pb2 as pb
-from contract.vocabulary import Directive
 from contract.wire import CONNECT_METHOD, NODE_METADATA
 from tests.support import START, snapshot, until
 
@@ -72,7 +71,7 @@ class Node:
         given = {"node": name, "target": f"127.0.0.1:{hub.port}", **quick, **settings}
         self.name = name
         self.stats = AgentStats()
-        self.directives: list[Directive] = []
+        self.directives: list[pb.SignedDirective] = []
         self.uplink = Uplink(
             UplinkSettings(**given),
             stats=self.stats,

@@ -12,11 +12,14 @@ SUBJECT = "nvidia"
 MISMATCH = "LIB_RM_VERSION_MISMATCH"
 """How the source's reason begins where NVML's library and the kernel module are of different versions."""
 
+LET_GO = "let go of while"
+"""How it begins while the agent itself holds no GPU open, so that one can be reset: nothing is wrong with the driver."""
+
 
 def check(snapshot: Snapshot, catalogue: Catalogue) -> Iterator[Observation]:
     """What is wrong with the driver, while it says nothing of its GPUs."""
     status = snapshot.source(SOURCE)
-    if status is None:
+    if status is None or status.reason.startswith(LET_GO):
         return
     if status.state is SourceState.STUCK:
         yield _see(catalogue, "nvidia-stuck", status.reason)

@@ -27,6 +27,10 @@ FINDING_SINCE = gauge(
 XID_EVENTS = counter(
     "fleetmedic_xid_events_total", "XID events seen per code and GPU since the agent started."
 )
+DIRECTIVES = counter(
+    "fleetmedic_agent_directives_total",
+    "Directives whose signature holds, per kind and state: running, failed, refused, done.",
+)
 
 STATS_FIELDS = (
     (counter("fleetmedic_agent_reports_sent_total", "Reports sent."), "reports_sent"),
@@ -109,6 +113,13 @@ def write_node(
         [
             (labels(node=node, code=code, subject=subject), count)
             for (code, subject), count in stats.xid_events.items()
+        ],
+    )
+    page.family(
+        DIRECTIVES,
+        [
+            (labels(node=node, kind=kind, state=state), count)
+            for (kind, state), count in stats.directives.items()
         ],
     )
     for metric, field in STATS_FIELDS:

@@ -11,7 +11,7 @@ import pytest
 
 from agent import uplink as uplink_module
 from contract import report_pb2 as pb
-from contract.vocabulary import Action, Directive, Severity, SourceState
+from contract.vocabulary import Action, Severity, SourceState
 from contract.wire import MAX_REPORT_BYTES, MAX_TEXT
 from tests.stream import Hub, Node, ack, raw_stream, report, scripted
 from tests.support import START, finding, until, xid
@@ -345,14 +345,18 @@ async def test_a_newer_agent_is_read_as_the_nearest_weaker_word(hub: Hub) -> Non
     assert [each.state for each in state.sources] == [SourceState.FAILING]
 
 
+def signed(text: str) -> pb.SignedDirective:
+    """What is in it is nothing to the stream."""
+    return pb.SignedDirective(directive=text.encode(), signature=b"by somebody")
+
+
 async def test_directives_reach_only_their_node_between_acks(hub: Hub) -> None:
     """All of them, while the very reports that led to them are being acknowledged."""
     ids = iter(range(60))  # fewer than a stream keeps waiting
 
     def direct(came: pb.NodeReport) -> None:
         for number in islice(ids, 3 if came.node == "n1" else 0):
-            order = Directive(id=f"d{number}", kind="clear", expires_seconds=START)
-            assert hub.intake.direct("n1", order)
+            assert hub.intake.direct("n1", signed(f"d{number}"))
 
     hub.on_report = direct
     async with hub.listening():
@@ -361,13 +365,12 @@ async def test_directives_reach_only_their_node_between_acks(hub: Hub) -> None:
         nodes[1].offer()
         async with nodes[0].running(), nodes[1].running():
             await until(lambda: len(nodes[0].directives) >= 60, seconds=30)
-            assert not hub.intake.direct("n3", Directive(id="x", kind="clear"))
-        assert [each.id for each in nodes[0].directives] == [f"d{n}" for n in range(60)]
-        assert nodes[0].directives[0].expires_seconds == START
+            assert not hub.intake.direct("n3", signed("x"))
+        assert nodes[0].directives == [signed(f"d{n}") for n in range(60)]
         assert nodes[1].directives == []
         assert [node.stats.reconnects for node in nodes] == [0, 0]
         await until(lambda: "n1" in hub.left)
-        assert not hub.intake.direct("n1", Directive(id="x", kind="clear"))
+        assert not hub.intake.direct("n1", signed("x"))
 
 
 async def test_a_second_stream_of_one_node_outlives_the_first(hub: Hub) -> None:
@@ -380,7 +383,7 @@ async def test_a_second_stream_of_one_node_outlives_the_first(hub: Hub) -> None:
             await old.aclose()
             await until(lambda: hub.stats.connections == 1)
             assert hub.left == []
-            assert hub.intake.direct("n1", Directive(id="d", kind="clear"))
+            assert hub.intake.direct("n1", signed("d"))
 
 
 async def test_a_runaway_agent_is_slowed_down_and_nobody_else_is(hub: Hub) -> None:
