@@ -7,11 +7,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
 from aggregator.cluster import ClusterEdge
-from aggregator.config import ENV_PREFIX, AggregatorSettings
+from aggregator.config import ENV_PREFIX, AggregatorSettings, rungs
+from aggregator.feeds.kueue_quota import parse_slots
+from aggregator.policy.ladder import REPAIRS
 from contract.process import configure_logging, run_until_signal, split_address
 from contract.settings import EXIT_BAD_SETTINGS, SettingsError, add_flags, load
 
@@ -37,6 +40,11 @@ def parser() -> argparse.ArgumentParser:
     text = "take reports, decide, act and serve until told to stop"
     command = commands.add_parser("run", help=text, description=text.capitalize() + ".")
     add_flags(command, AggregatorSettings, ENV_PREFIX)
+    text = "make the pair of keys that signs what agents are told to do"
+    keygen = commands.add_parser("keygen", help=text, description=text.capitalize() + ".")
+    keygen.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for the two files"
+    )
     return top
 
 
@@ -47,6 +55,8 @@ def main(argv: list[str] | None = None) -> int:
         0 done, 1 failed, 2 a setting cannot be used.
     """
     arguments = parser().parse_args(argv)
+    if arguments.command == "keygen":
+        return keygen(arguments.out)
     try:
         settings = load(
             AggregatorSettings,
@@ -77,6 +87,20 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def keygen(folder: Path) -> int:
+    """Make the keys and say what each is for."""
+    from contract.signing import generate
+
+    try:
+        private, public = generate(folder)
+    except SettingsError as error:
+        print(f"fleetmedic-aggregator: {error}", file=sys.stderr)
+        return EXIT_BAD_SETTINGS
+    print(f"{private}: keep it secret; the aggregator's --directive-key-file")
+    print(f"{public}: every agent's --directive-public-key-file")
+    return 0
+
+
 def check(settings: AggregatorSettings) -> None:
     """What no single setting can say.
 
@@ -85,6 +109,25 @@ def check(settings: AggregatorSettings) -> None:
     """
     if bool(settings.tls_cert_file) != bool(settings.tls_key_file):
         raise SettingsError("tls_cert_file and tls_key_file go together: give both or neither")
+    repairs = sorted(rungs(settings.act) & REPAIRS)
+    if (repairs or settings.diagnose) and not settings.directive_key_file:
+        asked = ", ".join(repairs) or "diagnose"
+        raise SettingsError(
+            f"{asked} needs directive_key_file: agents carry out only what is signed "
+            "(fleetmedic-aggregator keygen --out DIR makes a key)"
+        )
+    needs_drain = {"reset-device": {"drain", "drain-device"}, "reboot-node": {"drain"}}
+    for rung, drains in needs_drain.items():
+        if rung in rungs(settings.act) and not drains & rungs(settings.act):
+            raise SettingsError(
+                f"act has {rung} without {' or '.join(sorted(drains))}: it is never done under running pods, "
+                "so it would never be done"
+            )
+    if strangers := sorted(rungs(settings.needs_approval) - rungs(settings.act)):
+        raise SettingsError(
+            f"needs_approval names {', '.join(strangers)}, which is not in act: it would never be asked for"
+        )
+    settings.policy()  # reads the ladder
     times = (
         settings.lease_duration_seconds,
         settings.lease_renew_deadline_seconds,
@@ -125,6 +168,15 @@ def _check_file(path: str) -> None:
         raise ValueError(f"no file {path!r}")
 
 
+def _check_url(text: str) -> None:
+    if not text:
+        return
+    parts = urlsplit(text)
+    local = parts.hostname in ("127.0.0.1", "localhost", "::1")
+    if parts.scheme != "https" and not (parts.scheme == "http" and local):
+        raise ValueError(f"{text!r} is no https URL; plain http is for this machine only")
+
+
 def _check_account(text: str) -> None:
     namespace, _, account = text.partition("/")
     if not namespace or not account or "/" in account:
@@ -135,6 +187,14 @@ CHECKS: dict[str, Callable[[Any], object]] = {
     "http_listen": split_address,
     "grpc_listen": split_address,
     "kubeconfig": _check_file,
+    "act": rungs,
+    "needs_approval": rungs,
+    "kueue_quota": parse_slots,
+    "ladder_file": _check_file,
+    "drain_rules_file": _check_file,
+    "directive_key_file": _check_file,
+    "webhook_url": _check_url,
+    "webhook_token_file": _check_file,
     "tls_cert_file": _check_file,
     "tls_key_file": _check_file,
     "agent_service_account": _check_account,

@@ -8,14 +8,17 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import msgspec
 import structlog
 
 from aggregator import exporter
 from aggregator.cluster import ClusterEdge
 from aggregator.fleet import Fleet, NodeState
 from aggregator.journal import Decision, Journal
+from aggregator.orders import Carriers, Orders
+from aggregator.policy.case import Declined
 from aggregator.policy.config import PolicyConfig
-from aggregator.policy.decide import Declined, decide
+from aggregator.policy.decide import decide
 from aggregator.policy.health import NodeHealth
 from aggregator.policy.model import ClusterView, RecordEvent
 from aggregator.policy.notices import notices
@@ -45,6 +48,7 @@ class Engine:
         clock: Callable[[], float],
         tick_seconds: float,
         publish: Callable[[set[str]], None],
+        carriers: Carriers | None = None,
     ) -> None:
         self._fleet = fleet
         self._edge = edge
@@ -54,6 +58,8 @@ class Engine:
         self._clock = clock
         self._tick_seconds = tick_seconds
         self._publish = publish
+        self._carriers = carriers
+        self._orders = Orders()
         self._wake = asyncio.Event()
         self._changed: set[str] = set()
         self._writes = Writes(
@@ -115,6 +121,7 @@ class Engine:
         if not self._edge.leading:
             self._leading_since = None
             self._notices = []
+            self._order(Orders())
             return
         now = self._clock()
         if self._leading_since is None:
@@ -124,15 +131,45 @@ class Engine:
         if view.synced:
             self._forget_departed(view)
         health = [
-            _health(node, view, now) for node in self._fleet if not self._writes.busy(node.name)
+            self._health(node, view, now)
+            for node in self._fleet
+            if not self._writes.busy(node.name)
         ]
         health += self._never_heard(view, now - self._leading_since)
-        decision = decide(health, self._writes.over(view), self._policy, now)
+        drains = self._carriers.drains.progress() if self._carriers else {}
+        over = msgspec.structs.replace(self._writes.over(view), drains=drains)
+        decision = decide(health, over, self._policy, now)
         for declined in decision.declined:
             self._note_declined(declined, now)
+        orders = Orders(decision.drains, decision.directives)
+        if not view.stopped:
+            # About a node that is being written to nothing new is known: what goes on there goes on.
+            orders = orders.keeping(self._orders, self._writes.busy)
+        self._order(orders)
         intents = [*decision.intents, *self._due_notices(view)]
         self._changed.update(intent.node for intent in intents)
         self._writes.start(tasks, intents, view)
+
+    def _order(self, orders: Orders) -> None:
+        self._orders = orders
+        if self._carriers is not None:
+            self._carriers.carry(orders)
+
+    def _health(self, node: NodeState, view: ClusterView, now: float) -> NodeHealth:
+        cluster = view.nodes.get(node.name)
+        beside = self._carriers.directives.outcomes(node.name) if self._carriers else ()
+        return NodeHealth(
+            name=node.name,
+            pool=cluster.pool if cluster else "",
+            findings=node.findings,
+            sources=node.sources,
+            age_seconds=now - node.received_seconds,
+            clear_seconds=now - node.clear_since_seconds,
+            boot_id=node.boot_id,
+            outcomes=(*node.outcomes, *beside),
+            repairs=node.repairs,
+            holders=node.holders,
+        )
 
     def _due_notices(self, view: ClusterView) -> list[RecordEvent]:
         """Those about nodes that can be written to now; of nodes that left, none."""
@@ -167,7 +204,8 @@ class Engine:
                 taken=False,
             )
         )
-        log.warning("declined", node=declined.node, why=declined.reason)
+        self._stats.declined.add((declined.what, declined.why))
+        log.warning("declined", node=declined.node, what=declined.what, why=declined.reason)
 
     def _render(self, view: ClusterView, now: float) -> None:
         """The metrics page, as often as it may cost: it takes 40 ms for a thousand nodes."""
@@ -189,15 +227,3 @@ class Engine:
         self._render(view, now)
         changed, self._changed = self._changed, set()
         self._publish(changed)
-
-
-def _health(node: NodeState, view: ClusterView, now: float) -> NodeHealth:
-    cluster = view.nodes.get(node.name)
-    return NodeHealth(
-        name=node.name,
-        pool=cluster.pool if cluster else "",
-        findings=node.findings,
-        sources=node.sources,
-        age_seconds=now - node.received_seconds,
-        clear_seconds=now - node.clear_since_seconds,
-    )

@@ -29,6 +29,13 @@ EXTENDER = counter("fleetmedic_aggregator_extender_requests_total", "Scheduler r
 DECISIONS = counter(
     "fleetmedic_aggregator_decisions_total", "Decisions by kind, and whether they were carried out."
 )
+DECLINED = counter(
+    "fleetmedic_aggregator_declined_total",
+    "What findings ask for and was not done: the rung, and why (budget, rate, breaker, approval, cool-down).",
+)
+STOPPED = gauge(
+    "fleetmedic_aggregator_stopped", "1 while a person stopped every write (the kill switch)."
+)
 LATENCY = histogram(
     "fleetmedic_aggregator_detect_to_decision_seconds",
     "Time from the sighting that made a fault a finding, past its hold time, to its incident.",
@@ -114,6 +121,9 @@ GPUS = gauge(
     "GPUs of the fleet by the worst finding on each; unknown where the agent is silent.",
 )
 INCIDENTS = gauge("fleetmedic_incidents", "Incidents by phase.")
+ATTEMPTS = gauge(
+    "fleetmedic_incident_attempts", "Attempts of all incidents that are kept, by rung and outcome."
+)
 
 
 def render(
@@ -158,6 +168,11 @@ def _write_self(
             for (kind, taken), n in journal.counts.items()
         ],
     )
+    page.family(
+        DECLINED,
+        [(labels(what=what, why=why), n) for (what, why), n in stats.declined.items()],
+    )
+    page.one(STOPPED, int(bool(view.stopped)))
     page.histogram(LATENCY, stats.detect_to_decision)
 
 
@@ -212,6 +227,11 @@ def keeps_pods_off(node: ClusterNode) -> bool:
 def _write_incidents(page: Page, incidents: Iterable[Incident]) -> None:
     phases = Counter(incident.phase for incident in incidents)
     page.family(INCIDENTS, [(labels(phase=phase), phases[phase]) for phase in Phase])
+    tried = Counter((one.rung, one.outcome) for each in incidents for one in each.attempts)
+    page.family(
+        ATTEMPTS,
+        [(labels(rung=rung, outcome=outcome), n) for (rung, outcome), n in tried.items()],
+    )
     present = [incident for incident in incidents if incident.open]
     page.family(
         NODE_INCIDENT,

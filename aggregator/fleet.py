@@ -1,17 +1,24 @@
 """The picture of the fleet: the latest report and a short history per node. Pure: the clock comes in."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
 from contract import report_pb2 as pb
-from contract.codec import finding_from_wire, source_from_wire
-from contract.vocabulary import Finding, Severity, SourceStatus
-from contract.wire import MAX_FINDINGS
+from contract.codec import finding_from_wire, outcome_from_wire, source_from_wire
+from contract.vocabulary import DirectiveOutcome, Finding, Severity, SourceStatus
+from contract.wire import MAX_FINDINGS, MAX_TEXT
 
 HISTORY_LENGTH = 120
 """Utilization points kept per node: ten minutes at one report every five seconds."""
+
+
+MAX_OUTCOMES = 64
+"""Directives, or kinds of them, taken from one report."""
+
+MAX_HOLDERS = 256
+"""Pods taken of one device."""
 
 
 class NodeState:
@@ -22,8 +29,11 @@ class NodeState:
         "connected",
         "findings",
         "first_seen_seconds",
+        "holders",
         "name",
+        "outcomes",
         "received_seconds",
+        "repairs",
         "report",
         "reports_total",
         "sources",
@@ -37,6 +47,12 @@ class NodeState:
         self.findings: tuple[Finding, ...] = ()
         """Worst first."""
         self.sources: tuple[SourceStatus, ...] = ()
+        self.outcomes: tuple[DirectiveOutcome, ...] = ()
+        """Of every directive that its agent remembers."""
+        self.repairs: frozenset[str] = frozenset()
+        """Kinds of directive that its agent's own settings allow."""
+        self.holders: Mapping[str, tuple[str, ...]] = {}
+        """Subject of a finding → the pods that hold it, where the kubelet tells."""
         self.first_seen_seconds = now
         self.received_seconds = now
         """Unix time of the newest report, by our clock."""
@@ -46,6 +62,11 @@ class NodeState:
         self.connected = False
         self.utilization_history: deque[tuple[float, float]] = deque(maxlen=HISTORY_LENGTH)
         """(Unix time, mean GPU utilization 0..1) per regular report."""
+
+    @property
+    def boot_id(self) -> str:
+        """Of the kernel, as its agent says."""
+        return self.report.boot_id[:MAX_TEXT]
 
     @property
     def worst(self) -> Severity | None:
@@ -112,6 +133,7 @@ class Fleet:
             self.findings_raised_total += len(
                 {each.key for each in findings} - {each.key for each in node.findings}
             )
+        changed = _take_repairs(node, report) or changed
         critical = bool(findings) and findings[0].severity >= Severity.CRITICAL
         if critical or now - node.received_seconds > silent_after_seconds:
             node.clear_since_seconds = now
@@ -148,6 +170,18 @@ class Fleet:
 
     def __len__(self) -> int:
         return len(self._nodes)
+
+
+def _take_repairs(node: NodeState, report: pb.NodeReport) -> bool:
+    """Take in what a report says about repairs; whether a decision may hang on it."""
+    before = (node.outcomes, node.repairs, node.boot_id)
+    if report.outcomes != node.report.outcomes:
+        node.outcomes = tuple(outcome_from_wire(each) for each in report.outcomes[:MAX_OUTCOMES])
+    node.repairs = frozenset(report.repairs[:MAX_OUTCOMES])
+    node.holders = {
+        each.subject: tuple(each.pods[:MAX_HOLDERS]) for each in report.holders[:MAX_FINDINGS]
+    }
+    return before != (node.outcomes, node.repairs, report.boot_id[:MAX_TEXT])
 
 
 def _finding(message: pb.Finding, now: float) -> Finding:

@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import random
 import socket
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import grpc
@@ -16,16 +18,25 @@ from aggregator.cluster.kubernetes import KubernetesEdge, KubernetesSettings
 from aggregator.cluster.lease import LeaseSettings
 from aggregator.cluster.observe import ObserveEdge
 from aggregator.config import AggregatorSettings
+from aggregator.directives import Directives, DryDirectives
+from aggregator.drain.rules_file import load as load_rules
+from aggregator.drain.runner import Drains
 from aggregator.engine import Engine
+from aggregator.feeds.kueue_quota import QuotaSettings, parse_slots
 from aggregator.fleet import Fleet
 from aggregator.intake import Authenticate, Intake, IntakeServer, trust_claim
 from aggregator.journal import Journal
+from aggregator.orders import Carriers
+from aggregator.policy.drain.plan_model import plan_shape
+from aggregator.policy.drain.rules import DrainRules
 from aggregator.policy.pools import pool_of
 from aggregator.stats import AggregatorStats
 from aggregator.web.api import BROADCASTER, create_app
 from aggregator.web.deps import WebDeps
+from aggregator.webhook import Webhook
 from contract import report_pb2 as pb
 from contract.process import split_address, version
+from contract.signing import load_signer
 
 log = structlog.get_logger("aggregator")
 
@@ -37,12 +48,16 @@ def make_edge(settings: AggregatorSettings) -> ClusterEdge:
     in_cluster = "KUBERNETES_SERVICE_HOST" in os.environ and _IN_CLUSTER_TOKEN.exists()
     has_cluster = bool(settings.kubeconfig) or in_cluster or settings.cluster == "kubernetes"
     if settings.cluster == "observe" or not has_cluster:
-        return ObserveEdge()
+        return ObserveEdge(notifier=_webhook(settings))
     return KubernetesEdge(
         KubernetesSettings(
             kubeconfig=Path(settings.kubeconfig) if settings.kubeconfig else None,
             agent_service_account=settings.agent_service_account,
             dry_run=settings.dry_run,
+            quotas=QuotaSettings(
+                pools=parse_slots(settings.kueue_quota),
+                floor_percent=settings.kueue_floor_percent,
+            ),
             lease=LeaseSettings(
                 namespace=settings.lease_namespace,
                 name=settings.lease_name,
@@ -51,8 +66,16 @@ def make_edge(settings: AggregatorSettings) -> ClusterEdge:
                 renew_deadline_seconds=settings.lease_renew_deadline_seconds,
                 retry_seconds=settings.lease_retry_seconds,
             ),
-        )
+        ),
+        notifier=_webhook(settings),
     )
+
+
+def _webhook(settings: AggregatorSettings) -> Webhook | None:
+    if not settings.webhook_url:
+        return None
+    token = settings.webhook_token_file
+    return Webhook(settings.webhook_url, token_file=Path(token) if token else None)
 
 
 class Aggregator:
@@ -72,6 +95,15 @@ class Aggregator:
     async def run(self) -> None:
         """Serve and decide until cancelled."""
         app_box: list[web.Application] = []
+        intake = Intake(
+            accept=self._accept,
+            gone=lambda node: self.engine.node_left(node),
+            knows=self.edge.knows,
+            authenticate=authenticator(self.settings, self.edge),
+            stats=self.stats,
+            leading=lambda: self.edge.leading,
+        )
+        self.drains = self._make_drains()
         self.engine = engine = Engine(
             fleet=self.fleet,
             edge=self.edge,
@@ -81,14 +113,7 @@ class Aggregator:
             clock=time.time,
             tick_seconds=self.settings.tick_seconds,
             publish=lambda changed: app_box[0][BROADCASTER].publish(changed),
-        )
-        intake = Intake(
-            accept=self._accept,
-            gone=engine.node_left,
-            knows=self.edge.knows,
-            authenticate=authenticator(self.settings, self.edge),
-            stats=self.stats,
-            leading=lambda: self.edge.leading,
+            carriers=Carriers(self.drains, self._make_directives(intake)),
         )
         app_box.append(create_app(self._web_deps()))
         runner = web.AppRunner(app_box[0], access_log=None, shutdown_timeout=1.0)
@@ -99,6 +124,7 @@ class Aggregator:
             async with server, asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.edge.run(engine.cluster_changed), name="edge")
                 tasks.create_task(engine.run(), name="engine")
+                tasks.create_task(self.drains.run(), name="drains")
                 self.http_port = runner.addresses[0][1]
                 self.grpc_port = server.port
                 self._announce()
@@ -106,6 +132,41 @@ class Aggregator:
         finally:
             await runner.cleanup()
             await self.edge.close()
+
+    def _make_drains(self) -> Drains:
+        rules = self.settings.drain_rules_file
+        return Drains(
+            workloads=self.edge.workloads,
+            rules=load_rules(Path(rules)) if rules else DrainRules(),
+            evictions_per_second=self.settings.evictions_per_second,
+            holders=self._holders,
+            wall=time.time,
+            random=random.random,
+            on_change=lambda: self.engine.cluster_changed(),
+        )
+
+    def _make_directives(self, intake: Intake) -> Directives | DryDirectives:
+        if self.edge.mode != "kubernetes":
+            return DryDirectives(time.time)
+        key = self.settings.directive_key_file
+        return Directives(
+            signer=load_signer(key) if key else None,
+            send=intake.direct,
+            permit=self.edge.permit,
+            knows=self._agent_knows,
+            wall=time.time,
+        )
+
+    def _agent_knows(self, node: str, directive: str) -> bool:
+        state = self.fleet.get(node)
+        return state is not None and any(each.id == directive for each in state.outcomes)
+
+    def _holders(self, node: str) -> Mapping[str, tuple[str, ...]] | None:
+        state = self.fleet.get(node)
+        return state.holders if state is not None else None
+
+    async def _plan(self, node: str, devices: Sequence[str]) -> Mapping[str, object]:
+        return plan_shape(await self.drains.plan(node, devices))
 
     def _accept(self, report: pb.NodeReport) -> None:
         if isinstance(self.edge, ObserveEdge):
@@ -126,6 +187,9 @@ class Aggregator:
             clock=time.time,
             version=version(),
             stale_after_seconds=self.settings.silent_after_seconds,
+            policy=self.settings.policy(),
+            namespace=self.settings.lease_namespace,
+            plan=self._plan if isinstance(self.edge, KubernetesEdge) else None,
         )
 
     def _announce(self) -> None:

@@ -47,6 +47,8 @@ class AggregatorStats:
         """Lists and watches of the cluster that failed."""
         self.view_age_seconds = 0.0
         """Since the cluster last said anything; large where a watch fails or hangs."""
+        self.declined: Tally[tuple[str, str]] = Tally(overflow=("other", "other"))
+        """(what, why): what the findings ask for and was not done → how often that was decided."""
         self.incidents_opened_total = 0
         self.incidents_closed_total = 0
         self.detect_to_decision = Latency()

@@ -8,6 +8,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
+import msgspec
 import structlog
 
 from aggregator.cluster import ClusterEdge, EdgeError
@@ -26,6 +27,9 @@ from aggregator.stats import AggregatorStats
 log = structlog.get_logger("decision")
 
 MAX_PARALLEL_WRITES = 32
+
+LOUD = frozenset({"set-taint", "remove-taint", "cordon", "uncordon", "notify"})
+"""What changes something for pods or people."""
 
 
 class Writes:
@@ -65,10 +69,8 @@ class Writes:
         for intents in self._under_way.values():
             for intent in intents:
                 overlay.record(intent)
-        return ClusterView(
-            synced=view.synced,
-            nodes=overlay.nodes(view.nodes),
-            incidents=overlay.incidents(view.incidents),
+        return msgspec.structs.replace(
+            view, nodes=overlay.nodes(view.nodes), incidents=overlay.incidents(view.incidents)
         )
 
     def start(self, tasks: asyncio.TaskGroup, intents: Sequence[Intent], view: ClusterView) -> None:
@@ -82,14 +84,17 @@ class Writes:
             tasks.create_task(self._node(node, listed, view), name=f"writes-{node}")
 
     async def _node(self, node: str, intents: Sequence[Intent], view: ClusterView) -> None:
-        """One node's writes: conditions beside the rest, the rest one by one."""
+        """One node's writes one by one, then its conditions side by side, whatever became of the others.
+
+        A condition written beside the taint would change the version that the taint's patch is guarded by.
+        """
         conditions = [each for each in intents if isinstance(each, SetCondition)]
         in_order = [each for each in intents if not isinstance(each, SetCondition)]
         try:
+            done = await self._apply_in_order(in_order, view)
             async with asyncio.TaskGroup() as tasks:
-                first = tasks.create_task(self._apply_in_order(in_order, view))
                 others = [tasks.create_task(self._apply(each, view)) for each in conditions]
-            done = first.result() and all(each.result() for each in others)
+            done = done and all(each.result() for each in others)
         finally:
             del self._under_way[node]
         if not done:
@@ -136,6 +141,6 @@ class Writes:
 
 def _tell(decision: Decision) -> None:
     """What changes for pods is said aloud; bookkeeping only where somebody asked for it."""
-    loud = decision.kind in ("set-taint", "remove-taint")
+    loud = decision.kind in LOUD
     say = log.warning if not decision.taken else log.info if loud else log.debug
     say(decision.kind, node=decision.node, why=decision.text)

@@ -15,14 +15,19 @@ from aggregator.policy.model import (
     ClusterNode,
     ClusterView,
     Condition,
+    Cordon,
+    DrainProgress,
+    ForgetIncident,
     Incident,
     Intent,
+    Notify,
     RecordEvent,
     RemoveTaint,
     SaveIncident,
     SetCondition,
     SetTaint,
     Taint,
+    Uncordon,
     kind_of,
 )
 from contract import report_pb2 as pb
@@ -126,11 +131,18 @@ class World:
             for name, node in self.nodes.items()
         }
         self.events: list[RecordEvent] = []
+        self.told: list[Notify] = []
+        self.drains: dict[str, DrainProgress] = {}
+        self.stopped = ""
 
     @property
     def view(self) -> ClusterView:
         return ClusterView(
-            synced=self.synced, nodes=dict(self.nodes), incidents=dict(self.incidents)
+            synced=self.synced,
+            nodes=dict(self.nodes),
+            incidents=dict(self.incidents),
+            stopped=self.stopped,
+            drains=dict(self.drains),
         )
 
     def report(self, name: str, *findings: Finding, **changes: object) -> None:
@@ -159,9 +171,19 @@ class World:
         for intent in intents:
             match intent:
                 case SetTaint():
-                    self._change(intent.node, taint=intent.taint)
+                    self._change(intent.node, taint=intent.taint, quarantined_by=intent.incident)
                 case RemoveTaint():
-                    self._change(intent.node, taint=None)
+                    self._change(intent.node, taint=None, quarantined_by="")
+                case Cordon():
+                    if not self.nodes[intent.node].unschedulable:
+                        self._change(intent.node, unschedulable=True, cordoned_by=intent.incident)
+                case Uncordon():
+                    if self.nodes[intent.node].cordoned_by:
+                        self._change(intent.node, unschedulable=False, cordoned_by="")
+                case Notify():
+                    self.told.append(intent)
+                case ForgetIncident():
+                    del self.incidents[intent.name]
                 case SetCondition():
                     stated = {**self.nodes[intent.node].conditions, intent.type: intent.condition}
                     self._change(intent.node, conditions=stated)
@@ -169,6 +191,15 @@ class World:
                     self.incidents[intent.incident.name] = intent.incident
                 case RecordEvent():
                     self.events.append(intent)
+
+    def person_edits(self, node: str, **spec: object) -> None:
+        """A person edits the spec of the node's open incident."""
+        found = self.only_incident(node)
+        self.incidents[found.name] = msgspec.structs.replace(found, **spec)
+
+    def change_node(self, node: str, **changes: object) -> None:
+        """Somebody, not us, changes the Node object."""
+        self._change(node, **changes)
 
     def _change(self, node: str, **changes: object) -> None:
         self.nodes[node] = msgspec.structs.replace(self.nodes[node], **changes)
@@ -191,8 +222,7 @@ class World:
 
     def hold(self, node: str, held: bool = True) -> None:
         """A person edits the spec."""
-        found = self.only_incident(node)
-        self.incidents[found.name] = msgspec.structs.replace(found, hold=held)
+        self.person_edits(node, hold=held)
 
     def quarantined(self, pool: str) -> list[str]:
         return [
@@ -303,7 +333,7 @@ class ScriptedEdge(ObserveEdge):
         if not self.departed:
             return view
         left = {name: node for name, node in view.nodes.items() if name not in self.departed}
-        return ClusterView(synced=True, nodes=left, incidents=view.incidents)
+        return msgspec.structs.replace(view, nodes=left)
 
     def kinds(self, *, but_conditions: bool = True) -> list[str]:
         return [

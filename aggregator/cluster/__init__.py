@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
+from aggregator.cluster.workloads import Workloads
 from aggregator.policy.model import ClusterView, Intent
 
 
@@ -28,6 +29,17 @@ class ClusterEdge(Protocol):
     @property
     def read_errors(self) -> int:
         """Lists and watches that failed since the start."""
+
+    @property
+    def workloads(self) -> Workloads:
+        """Pods and what guards them, read live."""
+
+    def permit(self) -> None:
+        """Ask right before anything that harms: the lease by the monotonic clock, and the kill switch.
+
+        Raises:
+            EdgeError: this process may not act now; the message says why.
+        """
 
     async def run(self, on_change: Callable[[], None]) -> None:
         """Keep the view fresh until cancelled; ``on_change`` is called after each change of it."""

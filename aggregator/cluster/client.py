@@ -25,6 +25,7 @@ from aggregator.cluster.errors import (
 )
 
 Json = dict[str, Any]
+Query = Mapping[str, str]
 
 JSON = "application/json"
 MERGE = "application/merge-patch+json"
@@ -34,10 +35,13 @@ READ_SECONDS = 30.0
 WRITE_SECONDS = 4.0
 """Shorter than the time between a leader's renew deadline and the end of its lease, so that no
 write of a leader that lost its lease can land after another one took over."""
+DRY_RUN = {"dryRun": "All"}
 CONNECT_SECONDS = 3.0
 PAGE = 500
 TEXT = 256
 """Characters kept of a text that the server sent, so that no blob reaches a log."""
+CAUSES = 8
+"""Of one refusal."""
 
 
 class Api:
@@ -52,50 +56,84 @@ class Api:
         """Read one object."""
         return _object(await self._send("GET", path, seconds=seconds))
 
-    async def pages(self, path: str, *, limit: int = PAGE) -> AsyncGenerator[Json]:
-        """Read a collection, consistent as of the first page, page by page."""
-        query: dict[str, str | int] = {"limit": limit}
+    async def pages(
+        self, path: str, *, limit: int = PAGE, query: Query | None = None
+    ) -> AsyncGenerator[Json]:
+        """Read a collection, consistent as of the first page, page by page; ``query`` narrows it."""
+        asked: dict[str, str | int] = {**(query or {}), "limit": limit}
         while True:
-            page = _object(await self._send("GET", path, query=query, seconds=READ_SECONDS))
+            page = _object(await self._send("GET", path, query=asked, seconds=READ_SECONDS))
             yield page
             token = page.get("metadata", {}).get("continue")
             if not token:
                 return
-            query["continue"] = token
+            asked["continue"] = token
 
     async def create(
-        self, path: str, body: Mapping[str, Any], *, seconds: float = WRITE_SECONDS
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        *,
+        seconds: float = WRITE_SECONDS,
+        dry_run: bool = False,
     ) -> Json:
-        """Create an object in a collection."""
-        return _object(await self._send("POST", path, body, seconds=seconds))
+        """Create an object in a collection. Of any write, a dry run is judged by the server and not kept."""
+        query = DRY_RUN if dry_run else None
+        return _object(await self._send("POST", path, body, query=query, seconds=seconds))
 
     async def replace(
-        self, path: str, body: Mapping[str, Any], *, seconds: float = WRITE_SECONDS
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        *,
+        seconds: float = WRITE_SECONDS,
+        dry_run: bool = False,
     ) -> Json:
         """Replace an object; its ``metadata.resourceVersion`` guards against a lost update."""
-        return _object(await self._send("PUT", path, body, seconds=seconds))
+        query = DRY_RUN if dry_run else None
+        return _object(await self._send("PUT", path, body, query=query, seconds=seconds))
 
-    async def patch(self, path: str, body: Mapping[str, Any]) -> Json:
+    async def patch(self, path: str, body: Mapping[str, Any], *, dry_run: bool = False) -> Json:
         """Merge into an object; a ``metadata.resourceVersion`` in the body guards it."""
         return _object(
-            await self._send("PATCH", path, body, content_type=MERGE, seconds=WRITE_SECONDS)
+            await self._send(
+                "PATCH",
+                path,
+                body,
+                query=DRY_RUN if dry_run else None,
+                content_type=MERGE,
+                seconds=WRITE_SECONDS,
+            )
         )
 
-    async def apply(self, path: str, body: Mapping[str, Any], *, manager: str) -> Json:
+    async def apply(
+        self, path: str, body: Mapping[str, Any], *, manager: str, dry_run: bool = False
+    ) -> Json:
         """Server-side apply by this field manager, taking over what others hold of it."""
         return _object(
             await self._send(
                 "PATCH",
                 path,
                 body,
-                query={"fieldManager": manager, "force": "true"},
+                query={"fieldManager": manager, "force": "true", **(DRY_RUN if dry_run else {})},
                 content_type=APPLY,
                 seconds=WRITE_SECONDS,
             )
         )
 
+    async def delete(self, path: str, body: Mapping[str, Any], *, dry_run: bool = False) -> Json:
+        """Delete an object; ``body`` is the DeleteOptions, whose preconditions guard it."""
+        query = DRY_RUN if dry_run else None
+        return _object(await self._send("DELETE", path, body, query=query, seconds=WRITE_SECONDS))
+
     async def watch(
-        self, path: str, *, version: str, seconds: float, idle_seconds: float
+        self,
+        path: str,
+        *,
+        version: str,
+        seconds: float,
+        idle_seconds: float,
+        query: Query | None = None,
     ) -> AsyncGenerator[Json]:
         """Yield ``{"type": …, "object": …}`` for each change after ``version``, and bookmarks.
 
@@ -105,7 +143,8 @@ class Api:
             Gone: ``version`` is too old.
             Unavailable: also when nothing came for ``idle_seconds``.
         """
-        query: dict[str, str | int] = {
+        asked: dict[str, str | int] = {
+            **(query or {}),
             "watch": "1",
             "allowWatchBookmarks": "true",
             "resourceVersion": version,
@@ -113,7 +152,7 @@ class Api:
         }
         timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=idle_seconds)
         try:
-            response = await self._open("GET", path, query=query, timeout=timeout)
+            response = await self._open("GET", path, query=asked, timeout=timeout)
             try:
                 async for line in response.content:
                     event = _object(line)
@@ -237,10 +276,24 @@ def _refusal(
     code = response.status if response is not None else int(status.get("code") or 500)
     message = str(status.get("message") or (response.reason if response is not None else "failed"))
     text = f"{method} {path}: {code} {message[:TEXT]}"
+    causes = _causes(status)
     if code == 429:
         asked = response.headers.get("Retry-After", "") if response is not None else ""
         seconds = float(asked) if asked.isdigit() else 1.0
-        return TooManyRequests(text, status=code, retry_after_seconds=seconds)
+        return TooManyRequests(text, status=code, retry_after_seconds=seconds, causes=causes)
     if code >= 500:
-        return Unavailable(text, status=code)
-    return _KINDS.get(code, ApiError)(text, status=code)
+        return Unavailable(text, status=code, causes=causes)
+    return _KINDS.get(code, ApiError)(text, status=code, causes=causes)
+
+
+def _causes(status: Json) -> tuple[tuple[str, str], ...]:
+    """``details.causes`` of a ``Status``, a few of them; whatever else stands there is passed over."""
+    details = status.get("details")
+    causes = details.get("causes") if isinstance(details, dict) else None
+    named = (
+        [one for one in causes or () if isinstance(one, dict)] if isinstance(causes, list) else []
+    )
+    return tuple(
+        (str(one.get("reason") or "")[:TEXT], str(one.get("message") or "")[:TEXT])
+        for one in named[:CAUSES]
+    )

@@ -14,9 +14,17 @@ ApiError               the server refused; the message is its own, clipped
 class ApiError(Exception):
     """The API server did not do what it was asked for."""
 
-    def __init__(self, message: str, *, status: int = 0) -> None:
+    def __init__(
+        self, message: str, *, status: int = 0, causes: tuple[tuple[str, str], ...] = ()
+    ) -> None:
         super().__init__(message)
         self.status = status
+        self.causes = causes
+        """``(reason, message)`` of each cause that the server names, as in ``DisruptionBudget``."""
+
+    def cause(self, reason: str) -> str | None:
+        """What the server says about a cause of this name; ``None`` where it does not name it."""
+        return next((text for name, text in self.causes if name == reason), None)
 
 
 class NotFound(ApiError):
@@ -34,8 +42,15 @@ class Gone(ApiError):
 class TooManyRequests(ApiError):
     """The server asks for patience."""
 
-    def __init__(self, message: str, *, status: int, retry_after_seconds: float) -> None:
-        super().__init__(message, status=status)
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        retry_after_seconds: float,
+        causes: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        super().__init__(message, status=status, causes=causes)
         self.retry_after_seconds = retry_after_seconds
 
 

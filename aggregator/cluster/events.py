@@ -11,6 +11,7 @@ from collections.abc import Callable
 from aggregator.cluster import times
 from aggregator.cluster.client import Api, Json
 from aggregator.cluster.errors import Conflict, NotFound
+from aggregator.cluster.pen import Pen
 from aggregator.policy.model import RecordEvent
 
 NAMESPACE = "default"
@@ -26,14 +27,14 @@ class EventRecorder:
 
     Args:
         api: the way to the server.
+        pen: writes for us.
         wall: Unix time.
-        permit: called right before each write; raises when we may not write any more.
     """
 
-    def __init__(self, api: Api, *, wall: Callable[[], float], permit: Callable[[], None]) -> None:
+    def __init__(self, api: Api, *, pen: Pen, wall: Callable[[], float]) -> None:
         self._api = api
+        self._pen = pen
         self._wall = wall
-        self._permit = permit
         self._counts: OrderedDict[str, int] = OrderedDict()
 
     async def record(self, event: RecordEvent, uid: str) -> None:
@@ -45,7 +46,6 @@ class EventRecorder:
         name = event_name(event)
         count = self._counts.pop(name, 0)
         written = await self._count(name, count + 1) if count else None
-        self._permit()
         if written is None:
             written = await self._create(name, event, uid)
         self._counts[name] = int(written.get("count") or 1)
@@ -54,17 +54,16 @@ class EventRecorder:
 
     async def _create(self, name: str, event: RecordEvent, uid: str) -> Json:
         try:
-            return await self._api.create(EVENTS, self._object(name, event, uid))
+            return await self._pen.create(EVENTS, self._object(name, event, uid))
         except Conflict:  # from before our start
             there = await self._api.get(f"{EVENTS}/{name}")
             return await self._count(name, int(there.get("count") or 1) + 1) or there
 
     async def _count(self, name: str, count: int) -> Json | None:
         """Raise the count; ``None`` when the Event expired, as Events do after an hour."""
-        self._permit()
         now = times.whole(self._wall())
         try:
-            return await self._api.patch(f"{EVENTS}/{name}", {"count": count, "lastTimestamp": now})
+            return await self._pen.patch(f"{EVENTS}/{name}", {"count": count, "lastTimestamp": now})
         except NotFound:
             return None
 

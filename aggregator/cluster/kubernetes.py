@@ -3,32 +3,44 @@
 import asyncio
 import random as random_module
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import msgspec
 import structlog
 
 from aggregator.cluster import ClusterEdge, EdgeError
 from aggregator.cluster.client import Api
+from aggregator.cluster.cluster_queues import KueueQuota
+from aggregator.cluster.control import Control
 from aggregator.cluster.credentials import Credentials
 from aggregator.cluster.errors import ApiError
 from aggregator.cluster.events import EventRecorder
 from aggregator.cluster.incidents import INCIDENTS, IncidentWriter, from_object
+from aggregator.cluster.kubernetes_workloads import KubernetesWorkloads
 from aggregator.cluster.lease import Elector, LeaseSettings
-from aggregator.cluster.nodes import NODES, NodeWriter, reduce_node
+from aggregator.cluster.node_writer import NodeWriter
+from aggregator.cluster.nodes import NODES, reduce_node
 from aggregator.cluster.overlay import Overlay
+from aggregator.cluster.pen import Pen
 from aggregator.cluster.reflector import Reflector, Timings
+from aggregator.cluster.requeue import Requeues
 from aggregator.cluster.tokens import AUDIENCE, TokenReviewer
+from aggregator.feeds.kueue_quota import QuotaSettings
 from aggregator.policy.model import (
     ClusterView,
+    Cordon,
+    ForgetIncident,
     Intent,
+    Notify,
     RecordEvent,
     RemoveTaint,
     SaveIncident,
     SetCondition,
     SetTaint,
+    Uncordon,
     kind_of,
 )
 
@@ -46,8 +58,10 @@ class KubernetesSettings(msgspec.Struct, frozen=True, kw_only=True):
     audience: str = AUDIENCE
     """That an agent's token has to be meant for."""
     dry_run: bool = False
-    """Read the real cluster, write nothing, and show the view as if it had been written."""
+    """Let the server judge every write and keep none, and show the view as if all had been kept."""
     reflector: Timings = msgspec.field(default_factory=Timings)
+    quotas: QuotaSettings = msgspec.field(default_factory=QuotaSettings)
+    """Which of Kueue's quotas follow the healthy nodes; by default none."""
 
 
 class KubernetesEdge(ClusterEdge):
@@ -59,6 +73,7 @@ class KubernetesEdge(ClusterEdge):
         wall: Unix time.
         random: 0 ≤ x < 1, for jitter.
         api: the way to the server, where a test puts something in between.
+        notifier: tells the webhook, or raises ``EdgeError``; ``None``: there is none.
     """
 
     def __init__(
@@ -69,6 +84,7 @@ class KubernetesEdge(ClusterEdge):
         wall: Callable[[], float] = time.time,
         random: Callable[[], float] = random_module.random,
         api: Api | None = None,
+        notifier: Callable[[Notify], Awaitable[None]] | None = None,
     ) -> None:
         self._api = api or Api(Credentials(settings.kubeconfig))
         self._listener: Callable[[], None] = _nobody
@@ -92,6 +108,14 @@ class KubernetesEdge(ClusterEdge):
             random=random,
             timings=settings.reflector,
         )
+        self._control = Control(
+            self._api,
+            settings.lease.namespace,
+            on_change=self._changed,
+            clock=clock,
+            random=random,
+            timings=settings.reflector,
+        )
         self._elector = Elector(
             self._api,
             settings.lease,
@@ -100,11 +124,15 @@ class KubernetesEdge(ClusterEdge):
             wall=wall,
             random=random,
         )
-        self._node_writer = NodeWriter(
-            self._api, self._nodes, permit=self._permit, wall=wall, random=random
-        )
-        self._incident_writer = IncidentWriter(self._api, self._incidents, permit=self._permit)
-        self._events = EventRecorder(self._api, wall=wall, permit=self._permit)
+        self._notifier = notifier
+        pen = Pen(self._api, permit=self.permit, dry_run=settings.dry_run)
+        self._node_writer = NodeWriter(self._api, self._nodes, pen=pen, wall=wall, random=random)
+        self._incident_writer = IncidentWriter(self._api, self._incidents, pen=pen)
+        self._events = EventRecorder(self._api, pen=pen, wall=wall)
+        self._requeues = Requeues(self._api, pen, clock=clock)
+        self._workloads = KubernetesWorkloads(self._api, pen, self._requeues)
+        self._quota = KueueQuota(self._api, pen, settings.quotas, permit=self.permit)
+        self._wall = wall
         self.tokens = TokenReviewer(
             self._api, settings.agent_service_account, clock=clock, audience=settings.audience
         )
@@ -121,14 +149,28 @@ class KubernetesEdge(ClusterEdge):
         return self._overlay is not None or self._elector.leading
 
     @property
+    def api(self) -> Api:
+        """The way to the server, for what reads more of it; whatever writes asks ``permit`` first."""
+        return self._api
+
+    @property
+    def workloads(self) -> KubernetesWorkloads:
+        """Pods and what guards them, read live."""
+        return self._workloads
+
+    @property
     def view_age_seconds(self) -> float:
         """Of the collection that the server has been silent about for longer; bookmarks count."""
-        return max(self._nodes.last_event_age, self._incidents.last_event_age)
+        return max(each.last_event_age for each in self._reflectors)
 
     @property
     def read_errors(self) -> int:
         """Lists and watches that failed since the start."""
-        return self._nodes.errors_total + self._incidents.errors_total
+        return sum(each.errors_total for each in self._reflectors)
+
+    @property
+    def _reflectors(self) -> tuple[Reflector[Any], ...]:
+        return (self._nodes, self._incidents, self._control.reflector)
 
     async def run(self, on_change: Callable[[], None]) -> None:
         """Keep the view fresh until cancelled; ``on_change`` also tells of leading and not."""
@@ -138,6 +180,9 @@ class KubernetesEdge(ClusterEdge):
                 tasks.create_task(self._api.keep_fresh(), name="credentials")
                 tasks.create_task(self._nodes.run(), name="nodes")
                 tasks.create_task(self._incidents.run(), name="incidents")
+                tasks.create_task(self._control.reflector.run(), name="control")
+                tasks.create_task(self._requeues.run(), name="requeues")
+                tasks.create_task(self._quota.run(self.view, self._wall), name="quotas")
                 if self._overlay is None:
                     tasks.create_task(self._elector.run(), name="lease")
         finally:
@@ -145,16 +190,18 @@ class KubernetesEdge(ClusterEdge):
 
     def view(self) -> ClusterView:
         """The newest picture; built once per change, however often it is asked for."""
-        if self._snapshot is None:
+        synced = self._nodes.synced and self._incidents.synced and self._control.known
+        if self._snapshot is None or self._snapshot.synced != synced:
             nodes = {name: entry.value.node for name, entry in self._nodes.entries.items()}
             incidents = {name: entry.value for name, entry in self._incidents.entries.items()}
             if self._overlay is not None:
                 nodes = self._overlay.nodes(nodes)
                 incidents = self._overlay.incidents(incidents)
             self._snapshot = ClusterView(
-                synced=self._nodes.synced and self._incidents.synced,
+                synced=synced,
                 nodes=MappingProxyType(nodes),
                 incidents=MappingProxyType(incidents),
+                stopped=self._control.stopped,
             )
         return self._snapshot
 
@@ -162,21 +209,31 @@ class KubernetesEdge(ClusterEdge):
         """Whether there is such a Node object."""
         return node in self._nodes.entries
 
+    def permit(self) -> None:
+        """Refuse unless this process leads, by the monotonic clock, and no person stopped it.
+
+        Raises:
+            EdgeError: why not.
+        """
+        if not self.leading:
+            raise EdgeError("not the leader: another aggregator decides, or none does yet")
+        if why := self._control.forbids:
+            raise EdgeError(why)
+
     async def apply(self, intent: Intent) -> None:
-        """Carry out one intent, or record it in a dry run; the view shows it when this returns.
+        """Carry out one intent, in a dry run as far as the server's judgement; the view then shows it.
 
         Raises:
             EdgeError: it was not carried out.
         """
-        self._permit()
-        if self._overlay is not None:
-            self._overlay.record(intent)
-            self._changed()
-            return
+        self.permit()
         try:
             await self._write(intent)
         except ApiError as error:
             raise EdgeError(f"{kind_of(intent)} for node {intent.node}: {error}") from error
+        if self._overlay is not None:
+            self._overlay.record(intent)
+            self._changed()
 
     async def close(self) -> None:
         """Give up leadership, if held, and let go of connections."""
@@ -191,29 +248,47 @@ class KubernetesEdge(ClusterEdge):
     async def _write(self, intent: Intent) -> None:
         match intent:
             case SetTaint():
-                await self._node_writer.set_taint(intent.node, intent.taint)
+                await self._node_writer.set_taint(intent.node, intent.taint, intent.incident)
             case RemoveTaint():
-                await self._node_writer.set_taint(intent.node, None)
+                await self._node_writer.remove_taint(intent.node)
+            case Cordon():
+                await self._node_writer.cordon(intent.node, intent.incident)
+            case Uncordon():
+                await self._node_writer.uncordon(intent.node)
             case SetCondition():
                 await self._node_writer.set_condition(intent.node, intent.type, intent.condition)
             case RecordEvent():
                 await self._events.record(intent, self._uid(intent.node))
             case SaveIncident():
-                await self._incident_writer.save(intent.incident)
+                if not self._imagined(intent.incident.name):
+                    await self._incident_writer.save(intent.incident)
+            case ForgetIncident():
+                await self._incident_writer.forget(intent.name)
+            case Notify():
+                await self._notify(intent)
+
+    def _imagined(self, incident: str) -> bool:
+        """Whether it is there only as far as a dry run goes, so that there is nothing to write to."""
+        there = incident in self._incidents.entries
+        return self._overlay is not None and self._overlay.saved(incident) and not there
+
+    async def _notify(self, intent: Notify) -> None:
+        if self._overlay is not None:
+            return  # a ticket is no write that a server could try
+        if self._notifier is None:
+            raise EdgeError("nobody is told: no webhook_url is set")
+        await self._notifier(intent)
 
     def _uid(self, node: str) -> str:
         entry = self._nodes.entries.get(node)
-        return entry.value.uid if entry is not None else ""
-
-    def _permit(self) -> None:
-        if not self.leading:
-            raise EdgeError("not the leader: another aggregator decides, or none does yet")
+        return entry.value.node.uid if entry is not None else ""
 
     def _leadership_changed(self) -> None:
         """A new leader first reads anew: its picture may be older than what the last one wrote."""
         if self._elector.leading:
-            self._nodes.refresh()
-            self._incidents.refresh()
+            for each in self._reflectors:
+                each.refresh()
+            self._requeues.look()
         self._changed()
 
     def _changed(self) -> None:

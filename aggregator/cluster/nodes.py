@@ -1,41 +1,41 @@
-"""Nodes: what we keep of one, and the two things we write to one, its taint and its conditions.
+"""Nodes: what we keep of one, and what we write to one: its taint, its cordon and its conditions.
 
 ``spec.taints`` is one atomic list: any patch replaces it whole, everybody's taints included. So a
 patch carries the resourceVersion that it was computed from, and a 409 means to look again.
-``status.conditions`` is a map by type: server-side apply with one field manager per type touches
-that type alone (one manager for all would drop those that it does not send).
+``spec.unschedulable`` is one bool for everybody. So taint and cordon are signed: the same patch writes an
+annotation that names the incident. The signature without the thing says that a person took it back.
 """
 
-import asyncio
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 from urllib.parse import quote
 
 import msgspec
 
-from aggregator.cluster import times
-from aggregator.cluster.client import Api, Json
-from aggregator.cluster.errors import ApiError, Conflict
-from aggregator.cluster.reflector import Entry, Reflector
+from aggregator.cluster import EdgeError
+from aggregator.cluster.client import Json
 from aggregator.policy.model import ClusterNode, Condition, ConditionStatus, Taint, TaintEffect
 from aggregator.policy.pools import pool_of
-from contract.vocabulary import CONDITIONS, TAINT_KEY
+from contract.vocabulary import (
+    CONDITIONS,
+    CORDONED_BY,
+    QUARANTINED_BY,
+    TAINT_KEY,
+    UNMANAGED_LABEL,
+)
 
 NODES = "/api/v1/nodes"
 OUR_CONDITIONS = frozenset(CONDITIONS.values())
 STRENGTH: dict[str, int] = {"PreferNoSchedule": 0, "NoSchedule": 1, "NoExecute": 2}
 GPU_RESOURCES = re.compile(r"(nvidia|amd)\.com/gpu|huawei\.com/Ascend[0-9A-Za-z]+")
 """Whole devices; shares of them (gpumem, gpucores, Ascend…-memory) are other resources."""
-ATTEMPTS = 5
-CONFLICT_PAUSE_SECONDS = 0.02
 
 
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What we keep of a Node object."""
 
     node: ClusterNode
-    uid: str
     taints: Sequence[Any]
     """``spec.taints`` as it is, everybody's."""
     transitions: Mapping[str, str]
@@ -66,6 +66,63 @@ def edit_taints(taints: Sequence[Any] | None, wanted: Taint | None) -> list[Any]
     ]
 
 
+def taint_patch(record: NodeRecord, wanted: Taint, incident: str) -> Json | None:
+    """What has to be merged into the node so that our taint is ``wanted``, signed; ``None``: nothing.
+
+    Raises:
+        EdgeError: the signature of this incident is there and the taint is not: a person took it off.
+    """
+    node = record.node
+    if incident and node.quarantined_by == incident and node.taint is None:
+        raise EdgeError(
+            f"a person took the taint of {incident} off node {node.name}: not put back unasked"
+        )
+    patch: Json = {}
+    if (taints := edit_taints(record.taints, wanted)) is not None:
+        patch["spec"] = {"taints": taints}
+    if incident and node.quarantined_by != incident:
+        patch["metadata"] = {"annotations": {QUARANTINED_BY: incident}}
+    return patch or None
+
+
+def untaint_patch(record: NodeRecord) -> Json | None:
+    """What has to be merged into the node so that our taint and its signature are gone."""
+    patch: Json = {}
+    if (taints := edit_taints(record.taints, None)) is not None:
+        patch["spec"] = {"taints": taints}
+    if record.node.quarantined_by:
+        patch["metadata"] = {"annotations": {QUARANTINED_BY: None}}
+    return patch or None
+
+
+def cordon_patch(record: NodeRecord, incident: str) -> Json | None:
+    """What has to be merged into the node so that it is cordoned by us, unless somebody did so already.
+
+    Raises:
+        EdgeError: the signature of this incident is there and the cordon is not: a person uncordoned it.
+    """
+    node = record.node
+    if node.unschedulable:
+        return None
+    if node.cordoned_by == incident:
+        raise EdgeError(f"a person uncordoned node {node.name} after {incident}: not done again")
+    return {
+        "metadata": {"annotations": {CORDONED_BY: incident}},
+        "spec": {"unschedulable": True},
+    }
+
+
+def uncordon_patch(record: NodeRecord) -> Json | None:
+    """What has to be merged into the node so that no cordon of ours is left; another one stays."""
+    node = record.node
+    if not node.cordoned_by:
+        return None
+    patch: Json = {"metadata": {"annotations": {CORDONED_BY: None}}}
+    if node.unschedulable:
+        patch["spec"] = {"unschedulable": None}
+    return patch
+
+
 def _is_ours(taint: Any) -> bool:
     return isinstance(taint, Mapping) and taint.get("key") == TAINT_KEY
 
@@ -80,6 +137,7 @@ def reduce_node(obj: Json) -> NodeRecord:
         if one.get("type") in OUR_CONDITIONS
     }
     labels = metadata.get("labels") or {}
+    annotations = metadata.get("annotations") or {}
     gpus = _gpus(status.get("capacity") or {})
     node = ClusterNode(
         name=metadata["name"],
@@ -89,10 +147,14 @@ def reduce_node(obj: Json) -> NodeRecord:
         conditions={type_: _condition(one) for type_, one in conditions.items()},
         gpu_capacity=gpus,
         pool=pool_of(labels, has_gpus=gpus > 0),
+        uid=metadata.get("uid") or "",
+        boot_id=(status.get("nodeInfo") or {}).get("bootID") or "",
+        quarantined_by=annotations.get(QUARANTINED_BY) or "",
+        cordoned_by=annotations.get(CORDONED_BY) or "",
+        managed=labels.get(UNMANAGED_LABEL) != "false",
     )
     return NodeRecord(
         node=node,
-        uid=metadata.get("uid") or "",
         taints=taints,
         transitions={
             type_: one["lastTransitionTime"]
@@ -126,105 +188,6 @@ def _gpus(capacity: Mapping[str, Any]) -> int:
     return sum(int(count) for count in counts if str(count).isdecimal())
 
 
-class NodeWriter:
-    """Writes to Nodes; the common case is one request.
-
-    Args:
-        api: the way to the server.
-        nodes: where the current state is read from and the answers are put.
-        permit: called right before each write; raises when we may not write any more.
-        wall: Unix time.
-        random: 0 ≤ x < 1.
-    """
-
-    def __init__(
-        self,
-        api: Api,
-        nodes: Reflector[NodeRecord],
-        *,
-        permit: Callable[[], None],
-        wall: Callable[[], float],
-        random: Callable[[], float],
-    ) -> None:
-        self._api = api
-        self._nodes = nodes
-        self._permit = permit
-        self._wall = wall
-        self._random = random
-
-    async def set_taint(self, node: str, wanted: Taint | None) -> None:
-        """Make our taint on this node ``wanted``, or absent.
-
-        Raises:
-            ApiError: it could not be done.
-        """
-        entry = self._nodes.entries.get(node)
-        for attempt in range(ATTEMPTS):
-            entry = entry or await self._read(node)
-            taints = edit_taints(entry.value.taints, wanted)
-            if taints is None:
-                return
-            guard = {"resourceVersion": entry.version}
-            self._permit()
-            try:
-                written = await self._api.patch(
-                    node_path(node), {"metadata": guard, "spec": {"taints": taints}}
-                )
-            except Conflict:
-                entry = None
-                if (
-                    attempt
-                ):  # the first is mostly our own picture being a moment old: look again at once
-                    await asyncio.sleep(CONFLICT_PAUSE_SECONDS * 2**attempt * self._random())
-            else:
-                self._nodes.put(written)
-                return
-        raise Conflict(f"others kept changing node {node}, {ATTEMPTS} times in a row", status=409)
-
-    async def set_condition(self, node: str, type_: str, wanted: Condition) -> None:
-        """State one of our conditions; its transition time moves only when the status flips.
-
-        Raises:
-            ApiError: it could not be done.
-        """
-        if type_ not in OUR_CONDITIONS:
-            raise ApiError(f"{type_} is not a condition of ours, so it is not ours to write")
-        entry = self._nodes.entries.get(node) or await self._read(node)
-        record = entry.value
-        known = record.node.conditions.get(type_)
-        if known == wanted:
-            return
-        now = times.whole(self._wall())
-        flipped = known is None or known.status != wanted.status
-        since = now if flipped else record.transitions.get(type_, now)
-        self._permit()
-        written = await self._api.apply(
-            f"{node_path(node)}/status",
-            {
-                "apiVersion": "v1",
-                "kind": "Node",
-                "metadata": {"name": node},
-                "status": {"conditions": [_condition_object(type_, wanted, since, now)]},
-            },
-            manager=f"fleetmedic-{type_.lower()}",
-        )
-        self._nodes.put(written)
-
-    async def _read(self, node: str) -> Entry[NodeRecord]:
-        return self._nodes.put(await self._api.get(node_path(node)))
-
-
 def node_path(node: str) -> str:
     """Where a Node lives."""
     return f"{NODES}/{quote(node, safe='')}"
-
-
-def _condition_object(type_: str, condition: Condition, since: str, now: str) -> Json:
-    return {
-        "type": type_,
-        "status": condition.status,
-        "reason": condition.reason,
-        "message": condition.message,
-        "lastTransitionTime": since,
-        "lastHeartbeatTime": now,
-    }

@@ -4,21 +4,28 @@ This is the embedded default. Every node that reports exists; its pool is its GP
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
 from aggregator.cluster import EdgeError
+from aggregator.cluster.overlay import after
+from aggregator.cluster.workloads import WorkloadError
+from aggregator.policy.drain.pods import DisruptionBudget, Pod
 from aggregator.policy.model import (
     ClusterNode,
     ClusterView,
+    Cordon,
+    ForgetIncident,
     Incident,
     Intent,
+    Notify,
     RecordEvent,
     RemoveTaint,
     SaveIncident,
     SetCondition,
     SetTaint,
+    Uncordon,
     kind_of,
 )
 
@@ -26,14 +33,20 @@ MAX_CLOSED_INCIDENTS = 500
 
 
 class ObserveEdge:
-    """An in-memory cluster. Reports make nodes; intents change only this picture."""
+    """An in-memory cluster. Reports make nodes; intents change only this picture.
+
+    Args:
+        notifier: tells the webhook; ``None``: there is none.
+    """
 
     mode = "observe"
     leading = True
     view_age_seconds = 0.0
     read_errors = 0
 
-    def __init__(self) -> None:
+    def __init__(self, *, notifier: Callable[[Notify], Awaitable[None]] | None = None) -> None:
+        self._notifier = notifier
+        self.workloads = ObserveWorkloads()
         self._nodes: dict[str, ClusterNode] = {}
         self._incidents: dict[str, Incident] = {}
         self._view: ClusterView | None = None
@@ -67,35 +80,49 @@ class ObserveEdge:
         """Every node may report."""
         return True
 
+    def permit(self) -> None:
+        """Nothing here is ever stopped: nothing is ever written."""
+
     async def apply(self, intent: Intent) -> None:
-        """Record one intent.
+        """Record one intent; the webhook alone is really told.
 
         Raises:
-            EdgeError: no report ever came from that node.
+            EdgeError: no report ever came from that node, or the webhook did not take it.
         """
         if intent.node not in self._nodes:
             raise EdgeError(f"{kind_of(intent)}: no node {intent.node!r} ever reported")
         self._view = None
         match intent:
-            case SetTaint():
-                self._change(intent.node, taint=intent.taint)
-            case RemoveTaint():
-                self._change(intent.node, taint=None)
+            case SetTaint() | RemoveTaint() | Cordon() | Uncordon():
+                self._nodes[intent.node] = after(self._nodes[intent.node], intent)
             case SetCondition():
                 conditions = dict(self._nodes[intent.node].conditions)
                 conditions[intent.type] = intent.condition
-                self._change(intent.node, conditions=conditions)
+                known = self._nodes[intent.node]
+                self._nodes[intent.node] = msgspec.structs.replace(known, conditions=conditions)
             case SaveIncident():
                 self._incidents[intent.incident.name] = intent.incident
                 self._trim()
+            case ForgetIncident():
+                self._forget(intent.name)
+            case Notify():
+                await self._notify(intent)
             case RecordEvent():
                 pass  # the journal shows it; there is nobody else to tell
 
     async def close(self) -> None:
         """Nothing is held."""
 
-    def _change(self, node: str, **changes: object) -> None:
-        self._nodes[node] = msgspec.structs.replace(self._nodes[node], **changes)
+    def _forget(self, name: str) -> None:
+        known = self._incidents.get(name)
+        if known is not None and known.open:
+            raise EdgeError(f"incident {name} is {known.phase}: only closed ones are forgotten")
+        self._incidents.pop(name, None)
+
+    async def _notify(self, intent: Notify) -> None:
+        if self._notifier is None:
+            raise EdgeError("nobody is told: no webhook_url is set")
+        await self._notifier(intent)
 
     def _trim(self) -> None:
         closed = [each for each in self._incidents.values() if not each.open]
@@ -103,3 +130,41 @@ class ObserveEdge:
             : max(0, len(closed) - MAX_CLOSED_INCIDENTS)
         ]:
             del self._incidents[incident.name]
+
+
+class ObserveWorkloads:
+    """No cluster, so no pods."""
+
+    dry_run = True
+
+    async def pods_on(self, node: str) -> Sequence[Pod]:
+        """None."""
+        return ()
+
+    async def pods_of(self, namespace: str, labels: Mapping[str, str]) -> Sequence[Pod]:
+        """None."""
+        return ()
+
+    async def pod(self, namespace: str, name: str) -> Pod | None:
+        """None."""
+        return None
+
+    async def disruption_budgets(self, namespace: str) -> Sequence[DisruptionBudget]:
+        """None."""
+        return ()
+
+    async def get(self, path: str) -> Mapping[str, object] | None:
+        """None."""
+        return None
+
+    async def evict(self, pod: Pod, *, reason: str) -> bool:
+        """There is no such pod."""
+        return False
+
+    async def annotate(self, pod: Pod, annotations: Mapping[str, str]) -> None:
+        """There is no such pod."""
+        raise WorkloadError(f"pod {pod.path}: there is no cluster")
+
+    async def deactivate(self, path: str, *, reason: str) -> None:
+        """There is no such Workload."""
+        raise WorkloadError(f"{path}: there is no cluster")

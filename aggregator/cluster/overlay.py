@@ -1,4 +1,4 @@
-"""A dry run: what we would have written, laid over what the cluster really says."""
+"""What we would have written, or are just writing, laid over what the cluster really says."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -8,13 +8,15 @@ import msgspec
 from aggregator.policy.model import (
     ClusterNode,
     Condition,
+    Cordon,
+    ForgetIncident,
     Incident,
     Intent,
     RemoveTaint,
     SaveIncident,
     SetCondition,
     SetTaint,
-    Taint,
+    Uncordon,
 )
 
 REMEMBERED = 10_000
@@ -27,23 +29,29 @@ class Overlay:
     def __init__(self) -> None:
         self.recorded: deque[Intent] = deque(maxlen=REMEMBERED)
         """Everything that was asked for, oldest first."""
-        self._taints: dict[str, Taint | None] = {}
+        self._taints: dict[str, SetTaint | RemoveTaint] = {}
+        self._cordons: dict[str, Cordon | Uncordon] = {}
         self._conditions: dict[str, dict[str, Condition]] = {}
         self._incidents: dict[str, Incident] = {}
+        self._forgotten: set[str] = set()
 
     def record(self, intent: Intent) -> None:
         """Take down one write that is not made."""
         self.recorded.append(intent)
         match intent:
-            case SetTaint(node=node, taint=taint):
-                self._taints[node] = taint
-            case RemoveTaint(node=node):
-                self._taints[node] = None
+            case SetTaint() | RemoveTaint():
+                self._taints[intent.node] = intent
+            case Cordon() | Uncordon():
+                self._cordons[intent.node] = intent
             case SetCondition(node=node, type=type_, condition=condition):
                 self._conditions.setdefault(node, {})[type_] = condition
             case SaveIncident(incident=incident):
+                self._forgotten.discard(incident.name)
                 self._incidents[incident.name] = incident
                 self._trim()
+            case ForgetIncident(name=name):
+                self._incidents.pop(name, None)
+                self._forgotten.add(name)
 
     def _trim(self) -> None:
         """A dry run may last for weeks: forget the closed incidents that were written first."""
@@ -51,20 +59,56 @@ class Overlay:
         for name in closed[: max(0, len(closed) - MAX_CLOSED_INCIDENTS)]:
             del self._incidents[name]
 
+    def saved(self, name: str) -> bool:
+        """Whether this incident was to be written."""
+        return name in self._incidents
+
     def nodes(self, real: Mapping[str, ClusterNode]) -> dict[str, ClusterNode]:
         """The nodes as if all had been written."""
         shown = dict(real)
         for name in self._taints.keys() & real.keys():
-            shown[name] = msgspec.structs.replace(shown[name], taint=self._taints[name])
+            shown[name] = after(shown[name], self._taints[name])
+        for name in self._cordons.keys() & real.keys():
+            shown[name] = after(shown[name], self._cordons[name])
         for name in self._conditions.keys() & real.keys():
             conditions = {**shown[name].conditions, **self._conditions[name]}
             shown[name] = msgspec.structs.replace(shown[name], conditions=conditions)
         return shown
 
     def incidents(self, real: Mapping[str, Incident]) -> dict[str, Incident]:
-        """The incidents as if all had been written; what people hold stays held."""
-        shown = dict(real)
+        """The incidents as if all had been written; what people said stays said."""
+        self._forgotten &= real.keys()
+        shown = {name: each for name, each in real.items() if name not in self._forgotten}
         for name, incident in self._incidents.items():
-            hold = real[name].hold if name in real else incident.hold
-            shown[name] = msgspec.structs.replace(incident, hold=hold)
+            shown[name] = as_people_said(incident, real[name]) if name in real else incident
         return shown
+
+
+def after(node: ClusterNode, intent: SetTaint | RemoveTaint | Cordon | Uncordon) -> ClusterNode:
+    """The node as the real edge would leave it: a cordon of somebody else's stays as it is."""
+    match intent:
+        case SetTaint():
+            signature = intent.incident or node.quarantined_by
+            return msgspec.structs.replace(node, taint=intent.taint, quarantined_by=signature)
+        case RemoveTaint():
+            return msgspec.structs.replace(node, taint=None, quarantined_by="")
+        case Cordon():
+            if node.unschedulable:
+                return node
+            return msgspec.structs.replace(node, unschedulable=True, cordoned_by=intent.incident)
+        case Uncordon():
+            if not node.cordoned_by:
+                return node
+            return msgspec.structs.replace(node, unschedulable=False, cordoned_by="")
+
+
+def as_people_said(incident: Incident, real: Incident) -> Incident:
+    """The incident with what people wrote into the real object's ``spec``."""
+    return msgspec.structs.replace(
+        incident,
+        hold=real.hold,
+        approve=real.approve,
+        cancel=real.cancel,
+        release=real.release,
+        note=real.note,
+    )

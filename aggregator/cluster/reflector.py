@@ -13,7 +13,7 @@ from typing import Generic, NamedTuple, TypeVar
 import msgspec
 import structlog
 
-from aggregator.cluster.client import Api, Json
+from aggregator.cluster.client import Api, Json, Query
 from aggregator.cluster.errors import (
     ApiError,
     Forbidden,
@@ -59,7 +59,7 @@ def older(version: str, than: str) -> bool:
 
 
 class Reflector(Generic[T]):
-    """One collection without namespaces. One owner: the event loop.
+    """One collection in which names are unique. One owner: the event loop.
 
     Args:
         api: the way to the server.
@@ -69,6 +69,7 @@ class Reflector(Generic[T]):
         clock: monotonic seconds.
         random: 0 ≤ x < 1.
         timings: how patient to be.
+        query: what narrows the collection, a field selector.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Reflector(Generic[T]):
         clock: Callable[[], float],
         random: Callable[[], float],
         timings: Timings | None = None,
+        query: Query | None = None,
     ) -> None:
         self._api = api
         self._path = path
@@ -89,6 +91,7 @@ class Reflector(Generic[T]):
         self._clock = clock
         self._random = random
         self._timings = timings or Timings()
+        self._query = query
         self._entries: dict[str, Entry[T]] = {}
         self._position: str | None = None  # the newest version seen; None: list first
         self._written: dict[str, Entry[T]] | None = {}  # put during a list; None outside of one
@@ -173,6 +176,13 @@ class Reflector(Generic[T]):
             self._on_change()
         return entry
 
+    def drop(self, name: str) -> None:
+        """Forget an object that we deleted ourselves; the watch says the same a moment later."""
+        if self._written is not None:
+            self._written.pop(name, None)
+        if self._entries.pop(name, None) is not None:
+            self._on_change()
+
     def _read(self, obj: Json) -> tuple[str, Entry[T]]:
         metadata = obj["metadata"]
         return metadata["name"], Entry(metadata["resourceVersion"], self._reduce(obj))
@@ -190,7 +200,7 @@ class Reflector(Generic[T]):
         self._written = {}
         found: dict[str, Entry[T]] = {}
         version = ""
-        async with aclosing(self._api.pages(self._path)) as pages:
+        async with aclosing(self._api.pages(self._path, query=self._query)) as pages:
             async for page in pages:
                 version = version or page["metadata"]["resourceVersion"]
                 found.update(self._read(item) for item in page.get("items") or ())
@@ -211,6 +221,7 @@ class Reflector(Generic[T]):
             version=self._position or "",
             seconds=self._timings.watch_seconds * (1 + self._random()),
             idle_seconds=self._timings.idle_seconds,
+            query=self._query,
         )
         async with aclosing(stream) as events:
             async for event in events:

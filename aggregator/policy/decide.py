@@ -1,44 +1,56 @@
-"""The whole decision: (fleet, cluster, config, now) → intents and what was declined. Pure.
+"""The whole decision: (fleet, cluster, config, now) → intents, orders and what was declined. Pure.
 
 It is level-triggered: run on what the cluster shows, at any time, after any crash, it asks for what is missing
 and nothing else. The same inputs give the same answer.
 """
 
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 
 import msgspec
 
-from aggregator.policy.config import PolicyConfig, budget
+from aggregator.policy.case import Case, Declined, Step
+from aggregator.policy.config import PolicyConfig
+from aggregator.policy.guards import Guards, is_hard
 from aggregator.policy.health import SOURCE_OF_DOMAIN, NodeHealth, conditions
 from aggregator.policy.incidents import (
-    STEPPED,
-    Step,
     departed,
     duplicate,
     open_incident,
-    step,
-    wants_quarantine,
+    suspect,
+    with_codes_noted,
+    with_findings,
 )
 from aggregator.policy.model import (
     ClusterNode,
     ClusterView,
+    DirectiveOrder,
+    DrainOrder,
+    ForgetIncident,
     Incident,
     Intent,
-    RecordEvent,
+    Notify,
     RemoveTaint,
     SaveIncident,
-    SetTaint,
-    Taint,
+    Uncordon,
 )
+from aggregator.policy.outcome import intents_of
+from aggregator.policy.people import is_peoples, muted_codes, overrule, overruled, without
+from aggregator.policy.treatment import draining, lost, needs_human, quarantined, repairing
+from aggregator.policy.verification import verifying
 from contract.vocabulary import Phase, Severity, SourceState
 
+MAX_FORGOTTEN = 50
+"""Closed incidents deleted in one round."""
 
-class Declined(msgspec.Struct, frozen=True):
-    """Something the findings ask for that is not done, and why."""
-
-    node: str
-    reason: str
+STEPS: dict[Phase, Callable[[Incident, Case], Step]] = {
+    Phase.SUSPECT: suspect,
+    Phase.QUARANTINED: quarantined,
+    Phase.DRAINING: draining,
+    Phase.REPAIRING: repairing,
+    Phase.VERIFYING: verifying,
+    Phase.NEEDS_HUMAN: needs_human,
+}
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -46,6 +58,10 @@ class Decision(msgspec.Struct, frozen=True):
 
     intents: tuple[Intent, ...] = ()
     declined: tuple[Declined, ...] = ()
+    drains: tuple[DrainOrder, ...] = ()
+    """All that should be going on now."""
+    directives: tuple[DirectiveOrder, ...] = ()
+    """All whose outcome is waited for."""
 
 
 def decide(
@@ -55,53 +71,147 @@ def decide(
 
     Args:
         fleet: every node that ever reported to this process.
-        view: the cluster as of now; nothing is decided on an unsynced one.
+        view: the cluster as of now; nothing is decided on an unsynced one, or once a person stopped everything.
         config: the policy's settings.
         now: Unix time.
     """
-    if not view.synced:
+    if not view.synced or view.stopped:
         return Decision()
-    present = [(health, view.nodes[health.name]) for health in fleet if health.name in view.nodes]
-    open_incidents, doubles = _open_incidents(view)
-    room = _Room(view, open_incidents, config)
-    earlier = _earlier_quarantines(view, config, now)
-    intents: list[Intent] = [
-        departed(each, now)
-        for each in open_incidents.values()
-        if each.node not in view.nodes and not each.hold and each.phase in STEPPED
-    ]
-    declined: list[Declined] = []
-    for health, node in sorted(present, key=_urgency):
-        intents += conditions(health, node, silent_after_seconds=config.silent_after_seconds)
-        if health.age_seconds > config.silent_after_seconds:
-            continue
-        incident = open_incidents.get(health.name)
-        if incident is not None and (incident.hold or incident.phase not in STEPPED):
-            continue
-        known = incident
+    return _Round(fleet, view, config, now).decision()
+
+
+class _Round:
+    """One decision under way."""
+
+    def __init__(
+        self, fleet: Iterable[NodeHealth], view: ClusterView, config: PolicyConfig, now: float
+    ) -> None:
+        self._view = view
+        self._config = config
+        self._now = now
+        self._fleet = [health for health in fleet if health.name in view.nodes]
+        self._open, self._doubles = _open_incidents(view)
+        self._closed: dict[str, list[Incident]] = defaultdict(list)
+        for each in view.incidents.values():
+            if not each.open:
+                self._closed[each.node].append(each)
+        self._guards = Guards(self._fleet, view, self._open, config, now)
+        self._earlier = _earlier_quarantines(view, config, now)
+        self._intents: list[Intent] = []
+        self._declined: list[Declined] = []
+        self._drains: list[DrainOrder] = []
+        self._directives: list[DirectiveOrder] = []
+
+    def decision(self) -> Decision:
+        self._intents += [
+            departed(each, self._now)
+            for each in self._open.values()
+            if each.node not in self._view.nodes and not is_peoples(each)
+        ]
+        for health in sorted(self._fleet, key=_urgency):
+            self._node(health, self._view.nodes[health.name])
+        self._intents += self._forgotten()
+        return Decision(
+            tuple(self._intents),
+            tuple(self._declined),
+            tuple(self._drains),
+            tuple(self._directives),
+        )
+
+    def _node(self, health: NodeHealth, node: ClusterNode) -> None:
+        silence = self._config.silent_after_seconds
+        self._intents += conditions(health, node, silent_after_seconds=silence)
+        incident = self._open.get(node.name)
+        if incident is not None and is_peoples(incident):
+            return
+        health = without(health, muted_codes(self._closed[node.name], self._now))
+        if text := overruled(incident, node):
+            self._overruled(incident, health, node, text)
+        elif health.age_seconds > silence:
+            if incident is not None:
+                self._take(incident, lost(incident, self._case(health, node)), node)
+        elif incident is not None:
+            self._intents += (duplicate(each, self._now) for each in self._doubles[node.name])
+            self._take(incident, self._step(incident, health, node), node)
+        elif health.at_least(Severity.DEGRADED):
+            opened = open_incident(health, self._now)
+            self._take(None, self._step(opened, health, node), node)
+        else:
+            self._intents += _leftovers(health, node, self._config)
+
+    def _case(self, health: NodeHealth, node: ClusterNode) -> Case:
+        return Case(
+            health=health,
+            node=node,
+            history=[each for one in self._closed[node.name] for each in one.attempts],
+            drain=self._view.drains.get(node.name),
+            guards=self._guards,
+            already_hard=is_hard(node.taint),
+            release_after_seconds=_release_after(self._earlier[node.name], self._config),
+            config=self._config,
+            now=self._now,
+        )
+
+    def _step(self, incident: Incident, health: NodeHealth, node: ClusterNode) -> Step:
+        incident = with_findings(incident, health.at_least(Severity.DEGRADED), self._now)
+        incident = with_codes_noted(incident, health, self._now)
+        if not incident.release and incident.release_taken_seconds is not None:
+            incident = msgspec.structs.replace(incident, release_taken_seconds=None)
+        return STEPS[incident.phase](incident, self._case(health, node))
+
+    def _take(self, known: Incident | None, step: Step | None, node: ClusterNode) -> None:
+        if step is None:
+            return
+        self._intents += self._notified(step) or intents_of(known, step, node)
+        self._drains += [step.drain] if step.drain else []
+        self._directives += [step.directive] if step.directive else []
+        news = known is None or known.next_step != step.incident.next_step
+        if step.declined is not None and news:
+            self._declined.append(step.declined)
+
+    def _notified(self, step: Step) -> list[Intent]:
+        """Tell the webhook, and only then write down that it was told."""
+        incident = step.incident
+        saved = self._view.incidents.get(incident.name) == incident
+        waits = incident.phase is Phase.NEEDS_HUMAN and incident.told_seconds is None
+        if not (self._config.webhook and saved and waits):
+            return []
+        told = msgspec.structs.replace(incident, told_seconds=self._now)
+        reason = f"a person is needed: {incident.needs}"
+        return [
+            Notify(incident=incident, reason=reason),
+            SaveIncident(incident=told, reason=reason),
+        ]
+
+    def _overruled(
+        self, incident: Incident | None, health: NodeHealth, node: ClusterNode, text: str
+    ) -> None:
+        if incident is None and health.at_least(Severity.DEGRADED) and node.managed:
+            incident = open_incident(health, self._now)
         if incident is None:
-            if not health.at_least(Severity.DEGRADED):
-                intents += _orphaned_taint(health, node, config)
-                continue
-            incident = open_incident(health, now)
-        may_quarantine = (
-            not wants_quarantine(incident, health) or _is_hard(node.taint) or room.take(health.pool)
-        )
-        taken = step(
-            incident,
-            health,
-            taint=node.taint,
-            may_quarantine=may_quarantine,
-            why_not=room.why_not(health.pool),
-            release_after_seconds=_release_after(earlier[health.name], config),
-            config=config,
-            now=now,
-        )
-        intents += _intents(known, taken, node)
-        intents += (duplicate(each, now) for each in doubles.get(health.name, ()))
-        if taken.declined and (known is None or known.next_step != taken.incident.next_step):
-            declined.append(Declined(node.name, taken.declined))
-    return Decision(tuple(intents), tuple(declined))
+            self._intents += _take_back(node, text)
+            return
+        known = self._view.incidents.get(incident.name)
+        over = overrule(incident, node, text, self._config, self._now)
+        step = Step(incident=over, taint=None, why=text, cordon=False)
+        self._take(known, step, node)
+
+    def _forgotten(self) -> list[ForgetIncident]:
+        """Closed long ago, and not needed any more to count attempts or to keep a person's word."""
+        windows = [each.window_seconds for each in self._config.ladder.bounds.values()]
+        keep = max([self._config.keep_closed_seconds, self._config.flap_window_seconds, *windows])
+        old = [
+            each
+            for listed in self._closed.values()
+            for each in listed
+            if each.closed_seconds is not None
+            and self._now - max(each.closed_seconds, each.muted_until_seconds or 0.0) > keep
+        ]
+        old.sort(key=lambda each: (each.closed_seconds or 0.0, each.name))
+        return [
+            ForgetIncident(node=each.node, name=each.name, reason="it was closed long ago")
+            for each in old[:MAX_FORGOTTEN]
+        ]
 
 
 def _open_incidents(view: ClusterView) -> tuple[dict[str, Incident], dict[str, list[Incident]]]:
@@ -110,53 +220,25 @@ def _open_incidents(view: ClusterView) -> tuple[dict[str, Incident], dict[str, l
     Those that people hold or have to mend count first, then the one that went furthest, then the oldest.
     """
     found: dict[str, Incident] = {}
-    doubles: dict[str, list[Incident]] = {}
+    doubles: dict[str, list[Incident]] = defaultdict(list)
     for each in sorted(view.incidents.values(), key=_standing):
         if each.open and found.setdefault(each.node, each) is not each:
-            doubles.setdefault(each.node, []).append(each)
+            doubles[each.node].append(each)
     return found, doubles
 
 
-def _standing(incident: Incident) -> tuple[bool, bool, float, str]:
-    ours = not incident.hold and incident.phase in STEPPED
-    return (ours, incident.phase is Phase.SUSPECT, incident.opened_seconds, incident.name)
+def _standing(incident: Incident) -> tuple[bool, bool, bool, float, str]:
+    return (
+        not is_peoples(incident),
+        not incident.attempts,
+        incident.phase is Phase.SUSPECT,
+        incident.opened_seconds,
+        incident.name,
+    )
 
 
-class _Room:
-    """How much of each pool's budget is left in this round."""
-
-    def __init__(
-        self, view: ClusterView, open_incidents: dict[str, Incident], config: PolicyConfig
-    ) -> None:
-        self._sizes = Counter(node.pool for node in view.nodes.values())
-        self._config = config
-        under = {each.node for each in open_incidents.values() if _was_quarantined(each)}
-        under |= {node.name for node in view.nodes.values() if _is_hard(node.taint)}
-        self._used = Counter(view.nodes[name].pool for name in under if name in view.nodes)
-
-    def take(self, pool: str) -> bool:
-        if self._used[pool] >= budget(self._sizes[pool], self._config):
-            return False
-        self._used[pool] += 1
-        return True
-
-    def why_not(self, pool: str) -> str:
-        allowed = budget(self._sizes[pool], self._config)
-        return f"{self._used[pool]} of at most {allowed} nodes of pool {pool!r} are quarantined"
-
-
-def _was_quarantined(incident: Incident) -> bool:
-    return incident.phase is Phase.QUARANTINED or incident.quarantined_seconds is not None
-
-
-def _is_hard(taint: Taint | None) -> bool:
-    """Whether the node already takes no new pods, and so already counts against the budget."""
-    return taint is not None and taint.effect != "PreferNoSchedule"
-
-
-def _urgency(pair: tuple[NodeHealth, ClusterNode]) -> tuple[int, float, str]:
+def _urgency(health: NodeHealth) -> tuple[int, float, str]:
     """Worst first, then longest suffering: who gets what is left of a budget."""
-    health, _ = pair
     if not health.findings:
         return (0, 0.0, health.name)
     worst = health.findings[0]
@@ -176,48 +258,26 @@ def _earlier_quarantines(view: ClusterView, config: PolicyConfig, now: float) ->
 
 def _release_after(earlier: int, config: PolicyConfig) -> float:
     """The release time, doubled for each earlier quarantine."""
-    return min(config.release_after_seconds * 2.0 ** min(earlier, 30), _most(config))
+    most = max(config.flap_most_seconds, config.release_after_seconds)
+    return min(config.release_after_seconds * 2.0 ** min(earlier, 30), most)
 
 
-def _most(config: PolicyConfig) -> float:
-    return max(config.flap_most_seconds, config.release_after_seconds)
-
-
-def _orphaned_taint(health: NodeHealth, node: ClusterNode, config: PolicyConfig) -> list[Intent]:
-    """Our taint on a healthy, reporting node without an open incident: left over from a crash."""
+def _leftovers(health: NodeHealth, node: ClusterNode, config: PolicyConfig) -> list[Intent]:
+    """What is ours on a healthy, reporting node without an open incident: left over from a crash."""
     blind = any(
         each.state >= SourceState.FAILING and each.name in SOURCE_OF_DOMAIN.values()
         for each in health.sources
     )
-    if node.taint is None or blind or health.clear_seconds < config.release_after_seconds:
+    if blind or health.clear_seconds < config.release_after_seconds:
         return []
-    return [RemoveTaint(node=node.name, reason="no open incident and no finding on this node")]
+    return _take_back(node, "no open incident and no finding on this node")
 
 
-def _intents(known: Incident | None, taken: Step, node: ClusterNode) -> list[Intent]:
-    """What must be written to get from what is known to what the step wants; the taint comes first."""
-    incident = taken.incident
+def _take_back(node: ClusterNode, reason: str) -> list[Intent]:
+    """Take everything that is ours off a node."""
     intents: list[Intent] = []
-    if _differs(node.taint, taken.taint):
-        if taken.taint is None:
-            intents.append(RemoveTaint(node=node.name, reason=taken.why))
-        else:
-            intents.append(SetTaint(node=node.name, taint=taken.taint, reason=taken.why))
-    if known != incident:
-        intents.append(SaveIncident(incident=incident, reason=f"{incident.phase}: {taken.why}"))
-    before = known.phase if known is not None else None
-    if incident.phase is not before and (text := incident.timeline[-1].text):
-        if incident.phase is Phase.QUARANTINED:
-            intents.append(
-                RecordEvent(node=node.name, type="Warning", event_reason="Quarantined", reason=text)
-            )
-        elif incident.phase is Phase.CLOSED:
-            intents.append(
-                RecordEvent(node=node.name, type="Normal", event_reason="Released", reason=text)
-            )
+    if node.cordoned_by:
+        intents.append(Uncordon(node=node.name, reason=reason))
+    if node.taint is not None or node.quarantined_by:
+        intents.append(RemoveTaint(node=node.name, reason=reason))
     return intents
-
-
-def _differs(have: Taint | None, want: Taint | None) -> bool:
-    """A new code alone is not worth a write: every taint change wakes the scheduler's queue."""
-    return (have.effect if have else None) != (want.effect if want else None)

@@ -1,12 +1,20 @@
 """What the policy knows of one node's health, and the conditions that follow from it."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
 from aggregator.policy.model import ClusterNode, Condition, SetCondition
-from contract.vocabulary import CONDITIONS, Domain, Finding, Severity, SourceState, SourceStatus
+from contract.vocabulary import (
+    CONDITIONS,
+    DirectiveOutcome,
+    Domain,
+    Finding,
+    Severity,
+    SourceState,
+    SourceStatus,
+)
 
 
 class NodeHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,6 +29,14 @@ class NodeHealth(msgspec.Struct, frozen=True, kw_only=True):
     """Since the newest report came in."""
     clear_seconds: float = math.inf
     """How long this process has seen it report without a break and without critical trouble."""
+    boot_id: str = ""
+    """As its agent says."""
+    outcomes: tuple[DirectiveOutcome, ...] = ()
+    """Of every directive that its agent remembers."""
+    repairs: frozenset[str] = frozenset()
+    """Kinds of directive that its agent's own settings allow."""
+    holders: Mapping[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
+    """Subject of a finding → ``namespace/name`` of the pods that hold it, where the kubelet tells."""
 
     def at_least(self, severity: Severity) -> tuple[Finding, ...]:
         """Findings of this strength or worse."""

@@ -1,7 +1,9 @@
-"""The life of one node's incident. Pure; one step at a time, from whatever state it is found in.
+"""The life of one node's incident: from the first finding to quarantine, and out of it again. Pure.
 
-Phases today: ``suspect`` (watched; other nodes are preferred once it lasts) → ``quarantined`` (no new pods) →
-``closed``. Running a step again on its own result changes nothing until time passes or the findings change.
+``suspect`` (watched; other nodes are preferred once it lasts) → ``quarantined`` (no new pods) → ``draining`` →
+``repairing`` → ``verifying`` → ``closed``, or ``needs-human``. Here are the phases in which nothing is under way;
+``treatment.py`` has the others. Running a step again on its own result changes nothing until time passes, the findings
+change or what is under way goes on.
 """
 
 import hashlib
@@ -10,9 +12,18 @@ from collections.abc import Iterable
 
 import msgspec
 
-from aggregator.policy.config import PolicyConfig
+from aggregator.policy.attempts import end, open_attempt
+from aggregator.policy.case import Case, Declined, Step
+from aggregator.policy.guards import Refusal
 from aggregator.policy.health import NodeHealth, unseen
-from aggregator.policy.model import Incident, SaveIncident, Taint, TaintEffect, TimelineEntry
+from aggregator.policy.model import (
+    AttemptOutcome,
+    Incident,
+    SaveIncident,
+    Taint,
+    TaintEffect,
+    TimelineEntry,
+)
 from contract.vocabulary import Finding, Phase, Severity
 
 MAX_TIMELINE = 50
@@ -21,35 +32,27 @@ MAX_TIMELINE = 50
 MAX_KEPT_FINDINGS = 50
 """Findings kept of one incident, worst first: an object in etcd must stay far below its 1.5 MB."""
 
-STEPPED = (Phase.SUSPECT, Phase.QUARANTINED)
-"""The phases that ``step`` knows; every other one is somebody else's, and left alone."""
+MAX_TEXT = 512
+"""Characters of a sentence that is saved: fewer than the schema takes, since what it cut would differ for ever."""
 
-
-class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """What one step makes of an incident."""
-
-    incident: Incident
-    taint: Taint | None
-    """The taint the node should carry now."""
-    why: str
-    """Why the incident stands where it stands; a sentence."""
-    declined: str = ""
-    """Why something was not done that the findings ask for; a sentence."""
+MAX_NOTED = 200
+"""Codes whose first appearance is kept of one incident."""
 
 
 def open_incident(health: NodeHealth, now: float) -> Incident:
     """A new incident for a node with trouble of degraded strength or more."""
     findings = health.at_least(Severity.DEGRADED)
     text = f"first seen: {describe(findings)}"
-    return Incident(
+    opened = Incident(
         name=incident_name(health.name, now),
         node=health.name,
         pool=health.pool,
         phase=Phase.SUSPECT,
         findings=findings[:MAX_KEPT_FINDINGS],
         opened_seconds=now,
-        timeline=(TimelineEntry(now, Phase.SUSPECT, text),),
+        timeline=(TimelineEntry(now, Phase.SUSPECT, text[:MAX_TEXT]),),
     )
+    return with_codes_noted(opened, health, now)
 
 
 def incident_name(node: str, now: float) -> str:
@@ -62,60 +65,28 @@ def incident_name(node: str, now: float) -> str:
 def duplicate(incident: Incident, now: float) -> SaveIncident:
     """Close an incident that stands beside another open one of the same node."""
     text = "closed: another incident of this node is open"
-    closed = msgspec.structs.replace(
-        _moved(incident, Phase.CLOSED, text, now),
-        closed_seconds=now,
-        quarantined_seconds=None,  # that quarantine is the other incident's, and counts once
-        next_step="",
-    )
-    return SaveIncident(incident=closed, reason=text)
+    ended = closed(incident, text, now)
+    # that quarantine is the other incident's, and counts once
+    ended = msgspec.structs.replace(ended, quarantined_seconds=None)
+    return SaveIncident(incident=ended, reason=text)
 
 
 def departed(incident: Incident, now: float) -> SaveIncident:
     """Close the incident of a node that is no longer part of the cluster."""
     text = "closed: the node left the cluster"
-    closed = msgspec.structs.replace(
-        _moved(incident, Phase.CLOSED, text, now), closed_seconds=now, next_step=""
+    return SaveIncident(incident=closed(incident, text, now), reason=text)
+
+
+def closed(incident: Incident, text: str, now: float) -> Incident:
+    """The incident closed, with whatever was under way given up."""
+    if (attempt := open_attempt(incident)) is not None:
+        incident = end(incident, attempt, AttemptOutcome.CANCELLED, text, now)
+    return msgspec.structs.replace(
+        moved(incident, Phase.CLOSED, text, now),
+        closed_seconds=now,
+        next_step="",
+        next_step_seconds=None,
     )
-    return SaveIncident(incident=closed, reason=text)
-
-
-def step(
-    incident: Incident,
-    health: NodeHealth,
-    *,
-    taint: Taint | None,
-    may_quarantine: bool,
-    why_not: str,
-    release_after_seconds: float,
-    config: PolicyConfig,
-    now: float,
-) -> Step:
-    """Take an open incident one step further.
-
-    Args:
-        incident: as found in the cluster.
-        health: the node's fresh report (a silent node is never stepped).
-        taint: ours, as the node carries it now.
-        may_quarantine: whether the pool's budget has room for this node.
-        why_not: the reason where it has none, as a sentence.
-        release_after_seconds: how long this node must be clear, flap damping included.
-        config: the policy's settings.
-        now: Unix time.
-    """
-    trouble = health.at_least(Severity.DEGRADED)
-    incident = _with_findings(incident, trouble, now)
-    if incident.phase is Phase.QUARANTINED:
-        return _quarantined(incident, health, release_after_seconds, config, now)
-    if not trouble:
-        return _clearing(incident, health, taint, release_after_seconds, config, now)
-    return _suspect(incident, health, may_quarantine, why_not, release_after_seconds, config, now)
-
-
-def wants_quarantine(incident: Incident | None, health: NodeHealth) -> bool:
-    """Whether the node asks for room in the budget: hard trouble, and not yet under hard quarantine."""
-    hard = bool(health.at_least(Severity.CRITICAL))
-    return hard and (incident is None or (incident.phase is Phase.SUSPECT and not incident.hold))
 
 
 def describe(findings: Iterable[Finding]) -> str:
@@ -128,115 +99,96 @@ def describe(findings: Iterable[Finding]) -> str:
     return f"{worst.code} on {worst.subject}: {worst.evidence}{more}"
 
 
-def _suspect(
-    incident: Incident,
-    health: NodeHealth,
-    may_quarantine: bool,
-    why_not: str,
-    release_after_seconds: float,
-    config: PolicyConfig,
-    now: float,
-) -> Step:
-    trouble = health.at_least(Severity.DEGRADED)
+def name_of(findings: Iterable[Finding]) -> str:
+    """As ``describe``, without measured values: what is saved must not change with each reading."""
+    listed = list(findings)
+    more = f" (+{len(listed) - 1} more)" if len(listed) > 1 else ""
+    return f"{listed[0].code} on {listed[0].subject}{more}" if listed else "nothing"
+
+
+def suspect(incident: Incident, case: Case) -> Step:
+    """A node that still takes pods, or is only not preferred."""
+    trouble = case.health.at_least(Severity.DEGRADED)
+    if not trouble:
+        return clearing(incident, case, case.node.taint)
     incident = msgspec.structs.replace(incident, clear_since_seconds=None)
-    hard = health.at_least(Severity.CRITICAL)
-    if hard and may_quarantine:
-        moved = _moved(incident, Phase.QUARANTINED, f"quarantined for {describe(hard)}", now)
-        quarantined = msgspec.structs.replace(
-            moved,
-            quarantined_seconds=now,
-            next_step=f"released {release_after_seconds:g} s after the findings clear",
-        )
-        return Step(
-            incident=quarantined,
-            taint=_taint(hard[0].code, "NoSchedule"),
-            why=f"no new pods: {describe(hard)}",
-        )
+    hard = case.health.at_least(Severity.CRITICAL)
     if hard:
-        waiting = msgspec.structs.replace(incident, next_step=f"waits for the budget: {why_not}")
+        return _hard(incident, hard, case)
+    held_for = case.now - incident.opened_seconds
+    if held_for < case.config.degraded_hold_seconds:
+        text = f"other nodes preferred if it lasts {case.config.degraded_hold_seconds:g} s"
+        until = incident.opened_seconds + case.config.degraded_hold_seconds
         return Step(
-            incident=waiting,
-            taint=_taint(hard[0].code, "PreferNoSchedule"),
-            why=f"other nodes preferred, no more than that: {why_not}; {describe(hard)}",
-            declined=f"quarantine for {describe(hard)}: {why_not}",
+            incident=then(incident, text, until), taint=None, why=f"watched: {describe(trouble)}"
         )
-    held_for = now - incident.opened_seconds
-    if held_for < config.degraded_hold_seconds:
-        text = f"other nodes preferred if it lasts {config.degraded_hold_seconds:g} s"
-        return Step(
-            incident=msgspec.structs.replace(incident, next_step=text),
-            taint=None,
-            why=f"watched: {describe(trouble)}",
-        )
-    text = f"other nodes are preferred; closed {release_after_seconds:g} s after the findings clear"
+    text = f"other nodes are preferred; closed {case.release_after_seconds:g} s after the findings clear"
     return Step(
-        incident=msgspec.structs.replace(incident, next_step=text),
-        taint=_taint(trouble[0].code, "PreferNoSchedule"),
+        incident=then(incident, text),
+        taint=taint_for(trouble[0].code, "PreferNoSchedule"),
         why=f"other nodes preferred: {describe(trouble)}",
     )
 
 
-def _quarantined(
-    incident: Incident,
-    health: NodeHealth,
-    release_after_seconds: float,
-    config: PolicyConfig,
-    now: float,
-) -> Step:
-    hard = health.at_least(Severity.CRITICAL)
-    if hard:
-        text = f"released {release_after_seconds:g} s after the findings clear"
-        incident = msgspec.structs.replace(incident, clear_since_seconds=None, next_step=text)
+def _hard(incident: Incident, hard: tuple[Finding, ...], case: Case) -> Step:
+    """Quarantine, as far as the guards let it; a node that already takes no pods needs no room."""
+    refusal = None if case.already_hard else case.guards.quarantine(case.health)
+    if refusal is None:
+        quarantined = msgspec.structs.replace(
+            moved(incident, Phase.QUARANTINED, f"quarantined for {describe(hard)}", case.now),
+            quarantined_seconds=case.now,
+        )
         return Step(
-            incident=incident,
-            taint=_taint(hard[0].code, "NoSchedule"),
+            incident=then(quarantined, released_after(case)),
+            taint=taint_for(hard[0].code, "NoSchedule"),
             why=f"no new pods: {describe(hard)}",
         )
-    code = incident.findings[0].code if incident.findings else "quarantined"
-    taint = _taint(code, "NoSchedule")
-    return _clearing(incident, health, taint, release_after_seconds, config, now)
+    return _only_preferred(incident, hard, refusal)
 
 
-def _clearing(
-    incident: Incident,
-    health: NodeHealth,
-    taint: Taint | None,
-    release_after_seconds: float,
-    config: PolicyConfig,
-    now: float,
-) -> Step:
+def _only_preferred(incident: Incident, hard: tuple[Finding, ...], refusal: Refusal) -> Step:
+    text = refusal.text
+    what = f"waits for the {refusal.why}: {text}"
+    return Step(
+        incident=then(incident, what),
+        taint=taint_for(hard[0].code, "PreferNoSchedule"),
+        why=f"other nodes preferred, no more than that: {text}; {describe(hard)}",
+        declined=Declined(
+            node=incident.node,
+            reason=f"quarantine for {describe(hard)}: {text}",
+            why=refusal.why,
+        ),
+    )
+
+
+def clearing(incident: Incident, case: Case, taint: Taint | None) -> Step:
     """No trouble of the phase's strength: wait out the release time, then close.
 
     Only what is seen to be well counts: a source that does not answer stops the wait, and after a
     silence, a hold or our own restart the node must be seen well for the plain release time again.
     """
-    if hidden := unseen({each.domain for each in incident.findings}, health.sources):
+    if hidden := unseen({each.domain for each in incident.findings}, case.health.sources):
         text = (
-            f"not released while {hidden}: what cannot be seen is not over (if it is, delete this)"
+            f"not released while {hidden}: what cannot be seen is not over (if it is: "
+            f"fleetmedic cancel {incident.node})"
         )
-        blind = msgspec.structs.replace(incident, clear_since_seconds=None, next_step=text)
+        blind = msgspec.structs.replace(then(incident, text), clear_since_seconds=None)
         return Step(incident=blind, taint=taint, why=text)
-    since = now if incident.clear_since_seconds is None else min(incident.clear_since_seconds, now)
-    seen_well = health.clear_seconds >= config.release_after_seconds
-    if now - since >= release_after_seconds and seen_well:
-        text = f"released: clear for {now - since:.0f} s"
-        closed = _moved(incident, Phase.CLOSED, text, now)
-        return Step(
-            incident=msgspec.structs.replace(
-                closed, clear_since_seconds=since, closed_seconds=now, next_step=""
-            ),
-            taint=None,
-            why=text,
-        )
-    text = f"clear; released if it stays so for {release_after_seconds:g} s"
-    return Step(
-        incident=msgspec.structs.replace(incident, clear_since_seconds=since, next_step=text),
-        taint=taint,
-        why=text,
+    since = incident.clear_since_seconds
+    since = case.now if since is None else min(since, case.now)
+    seen_well = case.health.clear_seconds >= case.config.release_after_seconds
+    if case.now - since >= case.release_after_seconds and seen_well:
+        text = f"released: clear for {case.now - since:.0f} s"
+        over = msgspec.structs.replace(closed(incident, text, case.now), clear_since_seconds=since)
+        return Step(incident=over, taint=None, why=text, cordon=False)
+    text = f"clear; released if it stays so for {case.release_after_seconds:g} s"
+    incident = msgspec.structs.replace(
+        then(incident, text, since + case.release_after_seconds), clear_since_seconds=since
     )
+    return Step(incident=incident, taint=taint, why=text)
 
 
-def _with_findings(incident: Incident, trouble: tuple[Finding, ...], now: float) -> Incident:
+def with_findings(incident: Incident, trouble: tuple[Finding, ...], now: float) -> Incident:
     """Note what came in addition; what cleared stays listed, since the evidence is still wanted."""
     known = {each.key: each.severity for each in incident.findings}
     new = [each for each in trouble if each.severity > known.get(each.key, 0)]
@@ -249,16 +201,42 @@ def _with_findings(incident: Incident, trouble: tuple[Finding, ...], now: float)
     if {(each.key, each.severity) for each in listed} == set(known.items()):
         return incident
     noted = msgspec.structs.replace(incident, findings=tuple(listed))
-    return _moved(noted, incident.phase, f"also: {describe(new)}", now)
+    return moved(noted, incident.phase, f"also: {describe(new)}", now)
 
 
-def _taint(code: str, effect: TaintEffect) -> Taint:
+def with_codes_noted(incident: Incident, health: NodeHealth, now: float) -> Incident:
+    """Write down, once, when each hard code first appeared here: the breaker counts by it."""
+    codes = {each.code for each in health.at_least(Severity.CRITICAL)}
+    new = sorted(codes - incident.noted_seconds.keys())
+    if not new or len(incident.noted_seconds) + len(new) > MAX_NOTED:
+        return incident
+    noted = {**incident.noted_seconds, **dict.fromkeys(new, now)}
+    return msgspec.structs.replace(incident, noted_seconds=noted)
+
+
+def taint_for(code: str, effect: TaintEffect) -> Taint:
     """Our taint; Kubernetes refuses a value that is no label value, and with it the whole taint."""
     return Taint(re.sub(r"[^A-Za-z0-9_.-]", "-", code)[:63].strip("-_."), effect)
 
 
-def _moved(incident: Incident, phase: Phase, text: str, now: float) -> Incident:
-    timeline = (*incident.timeline, TimelineEntry(now, phase, text))
+def released_after(case: Case) -> str:
+    """What ends a quarantine by itself."""
+    return f"released {case.release_after_seconds:g} s after the findings clear"
+
+
+def then(incident: Incident, text: str, at_seconds: float | None = None) -> Incident:
+    """The incident with what happens next, and when where that is known."""
+    return msgspec.structs.replace(
+        incident, next_step=text[:MAX_TEXT], next_step_seconds=at_seconds
+    )
+
+
+def moved(incident: Incident, phase: Phase, text: str, now: float) -> Incident:
+    """The incident in this phase, with a line in its timeline."""
+    timeline = (*incident.timeline, TimelineEntry(now, phase, text[:MAX_TEXT]))
     if len(timeline) > MAX_TIMELINE:
         timeline = (timeline[0], *timeline[-(MAX_TIMELINE - 1) :])
-    return msgspec.structs.replace(incident, phase=phase, timeline=timeline)
+    since = incident.phase_since_seconds if phase is incident.phase else now
+    return msgspec.structs.replace(
+        incident, phase=phase, timeline=timeline, phase_since_seconds=since
+    )

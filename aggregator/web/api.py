@@ -4,14 +4,15 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import msgspec
 from aiohttp import web
 
 from aggregator.feeds.extender import Extender
 from aggregator.web.broadcast import Broadcaster, current_summary
 from aggregator.web.deps import WebDeps
+from aggregator.web.explained import Explained
+from aggregator.web.replies import json_reply as _json
+from aggregator.web.replies import no_such_node
 from aggregator.web.rows import Moment, RowBook
 from aggregator.web.shapes import (
     ScoreShape,
@@ -38,7 +39,6 @@ SECURITY_HEADERS = {
 BROADCASTER = web.AppKey("broadcaster", Broadcaster)
 """Where the runtime finds the ``Broadcaster`` to call once per tick."""
 
-_encode = msgspec.json.Encoder().encode
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -59,6 +59,7 @@ def create_app(deps: WebDeps) -> web.Application:
             web.get("/api/v1/summary", api.summary),
             web.get("/api/v1/nodes", api.nodes),
             web.get("/api/v1/nodes/{name}", api.node),
+            *Explained(deps).routes(),
             web.get("/api/v1/incidents", api.incidents),
             web.get("/api/v1/decisions", api.decisions),
             web.get(
@@ -129,13 +130,7 @@ class Api:
         moment = Moment(self._deps)
         row = self._rows.row(name, moment)
         if row is None:
-            return _json(
-                {
-                    "error": f"no node named {name!r}: it never reported here "
-                    "and the cluster does not list it"
-                },
-                status=404,
-            )
+            return no_such_node(name)
         score = moment.scores.get(name)
         return _json(
             node_detail(
@@ -170,15 +165,6 @@ class Api:
 
 async def _page(request: web.Request) -> web.FileResponse:
     return web.FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
-
-
-def _json(data: Any, status: int = 200) -> web.Response:
-    return web.Response(
-        body=_encode(data),
-        status=status,
-        content_type="application/json",
-        headers={"Cache-Control": "no-store"},
-    )
 
 
 def _number(request: web.Request, name: str, default: int) -> int:

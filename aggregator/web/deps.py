@@ -1,11 +1,12 @@
 """What the web side needs of the rest: one value, so that tests hand in exactly what they mean."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from aggregator.feeds.extender import MAX_BODY_BYTES, ExtenderCounters
 from aggregator.fleet import Fleet, NodeState
 from aggregator.journal import Journal
+from aggregator.policy.config import PolicyConfig
 from aggregator.policy.model import ClusterNode, ClusterView
 from aggregator.policy.pools import pool_of
 from aggregator.scores.model import STALE_AFTER_SECONDS, NodeScore
@@ -34,6 +35,13 @@ class WebDeps:
     clock: Callable[[], float]
     """Unix time."""
     version: str
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    """What explanations are told by; the engine's own."""
+    namespace: str = "fleetmedic"
+    """Of the lease and the kill switch."""
+    plan: Callable[[str, Sequence[str]], Awaitable[Mapping[str, object]]] | None = None
+    """(node, devices) → what a drain would do now; no device: of the whole node. Reads the cluster, writes nothing.
+    Raises ``WorkloadError`` where it cannot be read. ``None``: there is no cluster to read."""
     pool_of: Callable[[ClusterNode | None, NodeState | None], str] = pool_shown
     stale_after_seconds: float = STALE_AFTER_SECONDS
     max_body_bytes: int = MAX_BODY_BYTES

@@ -7,7 +7,14 @@ from google.protobuf.message import Message
 
 from aggregator.fleet import NodeState
 from aggregator.journal import Decision
-from aggregator.policy.model import ClusterNode, Condition, Incident, Taint
+from aggregator.policy.model import (
+    Attempt,
+    ClusterNode,
+    Condition,
+    DrainProgress,
+    Incident,
+    Taint,
+)
 from aggregator.web.rows import (
     NodeRow,
     gpu_finding,
@@ -45,6 +52,30 @@ class SourceShape(msgspec.Struct, frozen=True, kw_only=True):
     since_seconds: float
 
 
+class AttemptShape(msgspec.Struct, frozen=True, kw_only=True):
+    """One try of one rung of the ladder."""
+
+    id: str
+    rung: str
+    subject: str
+    """The device; empty: the node."""
+    outcome: str
+    text: str
+    started_seconds: float
+    deadline_seconds: float
+    finished_seconds: float | None
+
+
+class DrainShape(msgspec.Struct, frozen=True, kw_only=True):
+    """How the newest drain goes."""
+
+    state: str
+    pods_total: int
+    pods_gone: int
+    text: str
+    """What holds it up."""
+
+
 class IncidentShape(msgspec.Struct, frozen=True, kw_only=True):
     """One incident with its story."""
 
@@ -62,6 +93,16 @@ class IncidentShape(msgspec.Struct, frozen=True, kw_only=True):
     quarantined_seconds: float | None
     closed_seconds: float | None
     next_step: str
+    next_step_seconds: float | None
+    """When, where it has a time."""
+    needs: str
+    """What a person has to do."""
+    approve: list[str]
+    """What a person agreed to."""
+    note: str
+    muted_until_seconds: float | None
+    attempts: list[AttemptShape]
+    drain: DrainShape | None
     findings: list[FindingShape]
     timeline: list[dict[str, Any]]
 
@@ -141,11 +182,40 @@ def incident_shape(incident: Incident) -> IncidentShape:
         quarantined_seconds=incident.quarantined_seconds,
         closed_seconds=incident.closed_seconds,
         next_step=incident.next_step,
+        next_step_seconds=incident.next_step_seconds,
+        needs=incident.needs,
+        approve=list(incident.approve),
+        note=incident.note,
+        muted_until_seconds=incident.muted_until_seconds,
+        attempts=[_attempt(each) for each in incident.attempts],
+        drain=_drain(incident.drain) if incident.drain else None,
         findings=[finding_shape(each) for each in incident.findings],
         timeline=[
             {"time_seconds": each.time_seconds, "phase": each.phase.value, "text": each.text}
             for each in incident.timeline
         ],
+    )
+
+
+def _attempt(attempt: Attempt) -> AttemptShape:
+    return AttemptShape(
+        id=attempt.id,
+        rung=attempt.rung,
+        subject=attempt.subject,
+        outcome=attempt.outcome.value,
+        text=attempt.text,
+        started_seconds=attempt.started_seconds,
+        deadline_seconds=attempt.deadline_seconds,
+        finished_seconds=attempt.finished_seconds,
+    )
+
+
+def _drain(drain: DrainProgress) -> DrainShape:
+    return DrainShape(
+        state=drain.state.value,
+        pods_total=drain.pods_total,
+        pods_gone=drain.pods_gone,
+        text=drain.text,
     )
 
 

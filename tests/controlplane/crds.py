@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from tests.controlplane.api import APPLY, Api, Json
+from tests.controlplane.binaries import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+
+SHARED = Path(__file__).parents[3] / "shared" / "crds"
+"""Real definitions of other projects, beside the checkout; not ours to copy."""
+
+WORKLOADS = ("kueue", "training-operator", "trainer", "volcano", "kserve")
+"""Whose resources a drain meets."""
 
 
 class CrdError(Exception):
@@ -55,3 +62,16 @@ def _established(definition: Json) -> bool:
     # Right after creation the server answers `"conditions": null`, so a default would not do.
     conditions = definition.get("status", {}).get("conditions") or ()
     return any(one["type"] == "Established" and one["status"] == "True" for one in conditions)
+
+
+async def apply_workload_crds(api: Api) -> list[str]:
+    """Install the definitions of Kueue, the training operators, Volcano and KServe; their names.
+
+    Raises:
+        Unavailable: they are not beside the checkout.
+    """
+    folders = [SHARED / each for each in WORKLOADS]
+    if absent := [str(each) for each in folders if not await asyncio.to_thread(each.is_dir)]:
+        raise Unavailable(f"no definitions of other projects: {', '.join(absent)} is not there")
+    files = [file for folder in folders for file in sorted(folder.glob("*.yaml"))]
+    return await apply_crds(api, files)

@@ -3,6 +3,7 @@
 `control_plane`  the one of this test run, started on first use
 `kwok`           the same, with kwok playing the nodes annotated for it
 `scheduler`      the same, with kube-scheduler in its default configuration
+`workload_crds`  the same, with the resources of Kueue, Kubeflow, Volcano and KServe served
 `sandbox`        this test's own namespace and nodes on it
 """
 
@@ -17,6 +18,7 @@ import pytest
 
 from tests.controlplane.binaries import Unavailable, cached, find_or_build
 from tests.controlplane.cluster import ControlPlane
+from tests.controlplane.crds import apply_workload_crds
 from tests.controlplane.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 BINARIES = pytest.StashKey["Path | str"]()
 """The folder with the binaries, or why there is none."""
+
+WORKLOAD_CRDS = pytest.StashKey[bool]()
+"""Whether the definitions of other projects are installed already."""
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -109,6 +114,17 @@ async def scheduler(control_plane: ControlPlane) -> ControlPlane:
     """The control plane with kube-scheduler running as it comes; it stays up for later tests."""
     if not control_plane.running("kube-scheduler"):
         await control_plane.start_scheduler()
+    return control_plane
+
+
+@pytest.fixture
+async def workload_crds(
+    control_plane: ControlPlane, request: pytest.FixtureRequest
+) -> ControlPlane:
+    """The control plane with the definitions of other projects; they stay for later tests."""
+    if not request.config.stash.get(WORKLOAD_CRDS, False):
+        await apply_workload_crds(control_plane.api)
+        request.config.stash[WORKLOAD_CRDS] = True
     return control_plane
 
 

@@ -129,7 +129,7 @@ class Rig:
     async def start_aggregator(self, **settings: str) -> Process:
         """Start an aggregator on the rig's ports and wait until it leads and is ready."""
         self._aggregators += 1
-        token = await _service_account_token(self.plane, "fleetmedic-aggregator")
+        token = await self.aggregator_token()
         kubeconfig = self.plane.write_kubeconfig(token=token, name="aggregator")
         environment = {
             **os.environ,
@@ -141,6 +141,9 @@ class Rig:
             "FLEETMEDIC_AGGREGATOR_LEASE_DURATION_SECONDS": "2",
             "FLEETMEDIC_AGGREGATOR_LEASE_RENEW_DEADLINE_SECONDS": "1.5",
             "FLEETMEDIC_AGGREGATOR_LEASE_RETRY_SECONDS": "0.3",
+            # Tests share one cluster, where the same fault of many tests would look like a bad release.
+            "FLEETMEDIC_AGGREGATOR_BREAKER_NODES": "0",
+            "FLEETMEDIC_AGGREGATOR_QUARANTINES_PER_MINUTE": "0",
             "FLEETMEDIC_AGGREGATOR_LOG_LEVEL": "debug",
             **{f"FLEETMEDIC_AGGREGATOR_{name.upper()}": value for name, value in settings.items()},
         }
@@ -149,6 +152,10 @@ class Rig:
         self.aggregator = process
         await process.ready(self._is_ready, timeout_s=30)
         return process
+
+    async def aggregator_token(self) -> str:
+        """A token of the account that the shipped aggregator runs under."""
+        return await _service_account_token(self.plane, "fleetmedic-aggregator")
 
     async def kill_aggregator(self, sign: signal.Signals) -> None:
         """End the aggregator by this signal."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-import aiohttp
 import pytest
 import yaml
 
+from tests.e2e.door import Door, status
 from tests.e2e.rig import Rig
 from tests.e2e.test_fault_to_release import (
     comes_back,
@@ -21,7 +20,7 @@ from tests.e2e.test_fault_to_release import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from tests.controlplane.cluster import ControlPlane
@@ -29,75 +28,6 @@ if TYPE_CHECKING:
     from tests.e2e.rig import Node
 
 pytestmark = pytest.mark.cluster
-
-
-class Door:
-    """A TCP port that leads where it is told when somebody comes in, as a Service does: what is open stays open."""
-
-    def __init__(self, leads_to: Callable[[], Awaitable[int | None]]) -> None:
-        self._leads_to = leads_to
-        self._open = True
-        self._server: asyncio.Server | None = None
-        self._guests: set[asyncio.Task[Any]] = set()
-        self.port = 0
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._enter, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *exception: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        await self.shut()
-
-    async def shut(self) -> None:
-        """Throw everybody out, and let nobody in until ``open``."""
-        self._open = False
-        guests = list(self._guests)
-        for guest in guests:
-            guest.cancel()
-        await asyncio.gather(*guests, return_exceptions=True)
-
-    def open(self) -> None:
-        """Let people in again."""
-        self._open = True
-
-    async def _enter(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        guest = asyncio.current_task()
-        assert guest is not None
-        self._guests.add(guest)
-        try:
-            port = await self._leads_to() if self._open else None
-            if port is not None and self._open:
-                await self._through(reader, writer, port)
-        except (OSError, asyncio.CancelledError):
-            pass  # the other side is gone, or the door was shut
-        finally:
-            self._guests.discard(guest)
-            writer.transport.abort()
-
-    async def _through(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int
-    ) -> None:
-        inner, outer = await asyncio.open_connection("127.0.0.1", port)
-        ways = [
-            asyncio.create_task(_copy(reader, outer)),
-            asyncio.create_task(_copy(inner, writer)),
-        ]
-        try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            outer.transport.abort()
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65_536):
-        writer.write(data)
-        await writer.drain()
 
 
 class Pair:
@@ -130,17 +60,6 @@ class Pair:
                 await asyncio.sleep(0.05)
 
 
-async def status(rig: Rig, path: str) -> int:
-    """The status of a GET; 0 where nobody answers."""
-    with contextlib.suppress(aiohttp.ClientError):
-        async with (
-            aiohttp.ClientSession() as session,
-            session.get(f"http://127.0.0.1:{rig.http_port}{path}") as response,
-        ):
-            return response.status
-    return 0
-
-
 @pytest.fixture
 async def pair(kwok: ControlPlane, sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[Pair]:
     first, second = Rig(sandbox, tmp_path / "1"), Rig(sandbox, tmp_path / "2")
@@ -165,26 +84,14 @@ async def start(first: Rig, api: Door, service: Door) -> list[Node]:
     """The first aggregator behind its own way to the API server, and two nodes that report to the Service."""
     first.folder.mkdir()
     detour = first.folder / "detour.kubeconfig"
-    content = yaml.safe_load((await aggregator_kubeconfig(first)).read_text())
+    usual = first.plane.write_kubeconfig("cut-off", token=await first.aggregator_token())
+    content = yaml.safe_load(usual.read_text())
     for cluster in content["clusters"]:
         cluster["cluster"]["server"] = f"https://127.0.0.1:{api.port}"
     detour.write_text(yaml.safe_dump(content))
     await first.start_aggregator(kubeconfig=str(detour))
     agents = f"127.0.0.1:{service.port}"
     return [await first.add_node(stem, aggregator=agents) for stem in ("a", "b")]
-
-
-async def aggregator_kubeconfig(rig: Rig) -> Path:
-    """What a real one is given."""
-    account = "/api/v1/namespaces/fleetmedic/serviceaccounts/fleetmedic-aggregator/token"
-    body = {
-        "apiVersion": "authentication.k8s.io/v1",
-        "kind": "TokenRequest",
-        "spec": {"expirationSeconds": 3600},
-    }
-    made, answer = await rig.plane.request("POST", account, body)
-    assert made == 201, answer
-    return rig.plane.write_kubeconfig("cut-off", token=answer["status"]["token"])
 
 
 async def quarantine_events(rig: Rig, node: Node) -> list[int]:

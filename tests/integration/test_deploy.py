@@ -14,6 +14,7 @@ from aggregator.config import ENV_PREFIX as AGGREGATOR_PREFIX
 from aggregator.config import AggregatorSettings
 from aggregator.feeds.extender import FILTER_PATH, PRIORITIZE_PATH
 from contract.settings import load
+from contract.vocabulary import CONTROL_CONFIG_MAP
 from tests.controlplane.binaries import program
 from tests.controlplane.cluster import ControlPlane
 from tests.controlplane.crds import apply_crds
@@ -26,6 +27,17 @@ GROUPS = {
     "incidents": "fleetmedic.io",
     "leases": "coordination.k8s.io",
     "tokenreviews": "authentication.k8s.io",
+    "poddisruptionbudgets": "policy",
+    "workloads": "kueue.x-k8s.io",
+    "jobs": "batch",
+    "pytorchjobs": "kubeflow.org",
+    "mpijobs": "kubeflow.org",
+    "tfjobs": "kubeflow.org",
+    "trainjobs": "trainer.kubeflow.org",
+    "jobsets": "jobset.x-k8s.io",
+    "podgroups": "scheduling.volcano.sh",
+    "inferenceservices": "serving.kserve.io",
+    "daemonsets": "apps",
 }
 
 
@@ -91,13 +103,24 @@ class TestManifests:
         assert (namespace, account) in found
         assert pod_of("fleetmedic-agent")["serviceAccountName"] == account
         assert settings.lease_namespace == namespace
-        (rule,) = (
-            rule
+        named = {
+            rule["resources"][0]: rule["resourceNames"]
             for each in documents()
             for rule in each.get("rules", ())
             if rule.get("resourceNames")
-        )
-        assert rule["resourceNames"] == [settings.lease_name]
+        }
+        assert named == {"leases": [settings.lease_name], "configmaps": [CONTROL_CONFIG_MAP]}
+
+    def test_every_right_says_what_it_is_for(self) -> None:
+        """Each block of verbs has a comment beside it, or stands under one that explains them all."""
+        text = (DEPLOY / "base" / "rbac.yaml").read_text()
+        plain = [line for line in text.splitlines() if "verbs:" in line and "#" not in line]
+        assert {line.strip() for line in plain} <= {
+            "verbs: [get]",  # owners of pods
+            "verbs: [get, update]",  # the lease
+            "verbs: [get, create, patch]",  # events
+            "verbs: [update, patch]",  # what we say about incidents
+        }
 
     def test_the_agent_reads_the_overrides_that_the_page_tells_how_to_write(self) -> None:
         """None are shipped: an upgrade would put ours in the place of yours."""
@@ -184,17 +207,53 @@ class TestPermissions:
         ("patch", "events", "default", ""),
         ("create", "leases", "fleetmedic", ""),
         ("update", "leases", "fleetmedic", "fleetmedic-aggregator"),
+        ("delete", "incidents", "", ""),
+        ("list", "pods", "", ""),
+        ("get", "pods", "tenant", ""),
+        ("patch", "pods", "tenant", ""),
+        ("create", "pods/eviction", "tenant", ""),
+        ("list", "poddisruptionbudgets", "tenant", ""),
+        ("get", "workloads", "tenant", ""),
+        ("list", "workloads", "", ""),
+        ("patch", "workloads", "tenant", ""),
+        *(
+            ("get", each, "tenant", "")
+            for each in [
+                "jobs",
+                "pytorchjobs",
+                "mpijobs",
+                "tfjobs",
+                "trainjobs",
+                "jobsets",
+                "podgroups",
+                "inferenceservices",
+            ]
+        ),
+        ("get", "daemonsets", "tenant", ""),
+        ("list", "configmaps", "fleetmedic", "fleetmedic-control"),
+        ("watch", "configmaps", "fleetmedic", "fleetmedic-control"),
     )
     DENIED = (
         ("delete", "nodes", "", ""),
         ("update", "nodes", "", ""),
         ("patch", "incidents", "", ""),
-        ("delete", "incidents", "", ""),
         ("create", "events", "kube-system", ""),
         ("update", "leases", "kube-system", "kube-scheduler"),
         ("update", "leases", "fleetmedic", "another"),
-        ("list", "pods", "", ""),
         ("get", "secrets", "fleetmedic", ""),
+        ("delete", "pods", "tenant", ""),
+        ("deletecollection", "pods", "tenant", ""),
+        ("create", "pods", "tenant", ""),
+        ("create", "pods/exec", "tenant", ""),
+        ("delete", "jobs", "tenant", ""),
+        ("patch", "pytorchjobs", "tenant", ""),
+        ("delete", "workloads", "tenant", ""),
+        ("patch", "workloads/status", "tenant", ""),
+        ("patch", "poddisruptionbudgets", "tenant", ""),
+        ("list", "configmaps", "fleetmedic", ""),
+        ("get", "configmaps", "fleetmedic", "another"),
+        ("get", "configmaps", "kube-system", "fleetmedic-control"),
+        ("update", "configmaps", "fleetmedic", "fleetmedic-control"),
     )
 
     async def test_the_aggregator_may_do_its_work_and_nothing_else(

@@ -25,11 +25,16 @@ class HangingApi(Api):
     hanging = False
 
     async def replace(
-        self, path: str, body: Mapping[str, Any], *, seconds: float = WRITE_SECONDS
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        *,
+        seconds: float = WRITE_SECONDS,
+        dry_run: bool = False,
     ) -> Json:
         if self.hanging:
             await asyncio.Event().wait()
-        return await super().replace(path, body, seconds=seconds)
+        return await super().replace(path, body, seconds=seconds, dry_run=dry_run)
 
 
 class Candidate:

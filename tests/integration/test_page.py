@@ -5,10 +5,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
 from aiohttp.test_utils import TestServer
 
 from aggregator.web.api import BROADCASTER, create_app
+from contract.vocabulary import Phase
 from tests.browser import CHROMIUM, MISSING, Page, chromium
 from tests.integration.web.world import GPUS, World
 
@@ -117,6 +119,43 @@ async def test_a_node_opens_by_keyboard_and_closes_with_escape(
         await it.page.call("Input.dispatchKeyEvent", type="keyDown", key="Escape")
         await it.page.until("document.querySelector('#panel').hidden")
         assert await it.page.evaluate("document.activeElement.dataset.node") == "node-0"
+
+
+async def test_the_panel_says_why_what_was_tried_what_is_next_and_how_to_stop_it(
+    world: World, tmp_path: Path
+) -> None:
+    world.mode = "kubernetes"
+    world.drain("node-3")
+    async with opened(world, tmp_path, "/#node/node-3") as it:
+        await it.page.until("document.querySelector('#panel .ways')")
+        text = await it.page.evaluate("document.querySelector('#panel').innerText")
+        for words in (
+            "node-3 is quarantined and cordoned by Fleetmedic: gpu-lost on gpu:0000:3b:00.0.",
+            "Cordoned by Fleetmedic for incident inc-node-3.",
+            "2 of 7 pods are left; reboot-node once they are gone",
+            "in 58 min",
+            "5 of 7 pods gone",
+            "2 blocked by PDB serving/llm: needs 3 healthy, has 3",
+            "in use by another client",
+            "fleetmedic hold node-3 --note WHY",
+            "fleetmedic cancel node-3 --note WHY",
+            "fleetmedic stop WHY",
+        ):
+            assert words in text
+        assert await it.count("#panel .stepper .now") == 1
+        assert await it.count("#panel .phase.attempt.failed") == 1
+
+        known = world.incidents["inc-node-3"]
+        world.incidents["inc-node-3"] = msgspec.structs.replace(
+            known, phase=Phase.NEEDS_HUMAN, needs="move serving/llm-0 by hand", hold=True
+        )
+        it.publish("node-3")
+        await it.page.until("document.querySelector('#panel .needs')")
+        text = await it.page.evaluate("document.querySelector('#panel').innerText")
+        assert text.count("move serving/llm-0 by hand") == 1
+        assert "On hold by a person: Fleetmedic decides nothing more here." in text
+        assert "fleetmedic resume node-3" in text
+        assert "fleetmedic hold" not in text
 
 
 async def test_an_address_opens_a_node_and_the_filter_hides_the_rest(

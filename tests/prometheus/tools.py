@@ -21,6 +21,11 @@ PACKAGES = {
 }
 """Program → Debian's package that has it."""
 
+NEEDS_INSTALLED = {
+    "prometheus-alertmanager": Path("/usr/share/prometheus/alertmanager/default.tmpl")
+}
+"""Program → a file that it wants at this very place: unpacked somewhere else it does not start."""
+
 REMEDY = "install Debian's packages `prometheus` and `prometheus-alertmanager`, or put both on PATH"
 DOWNLOAD_SECONDS = 60
 
@@ -58,6 +63,9 @@ def _find_or_unpack(program: str) -> str:
         _unpack(PACKAGES[program])
     if not cached.is_file():
         raise Unavailable(f"Debian's {PACKAGES[program]} has no {program}: {REMEDY}")
+    wanted = NEEDS_INSTALLED.get(program)
+    if wanted is not None and not wanted.exists():
+        raise Unavailable(f"{program} does not start without {wanted}: {REMEDY}")
     return str(cached)
 
 

@@ -54,12 +54,22 @@ class Line(Api):
         return found
 
     async def create(
-        self, path: str, body: Mapping[str, Any], *, seconds: float = WRITE_SECONDS
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        *,
+        seconds: float = WRITE_SECONDS,
+        dry_run: bool = False,
     ) -> Json:
         return self._write(body, seconds, exists=False)
 
     async def replace(
-        self, path: str, body: Mapping[str, Any], *, seconds: float = WRITE_SECONDS
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        *,
+        seconds: float = WRITE_SECONDS,
+        dry_run: bool = False,
     ) -> Json:
         return self._write(body, seconds, exists=True)
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import pytest
 
-from aggregator.cluster.client import PAGE, Api, Json
+from aggregator.cluster.client import PAGE, Api, Json, Query
 from aggregator.cluster.credentials import Credentials
 from aggregator.cluster.errors import ApiError, Gone, NotFound, TooManyRequests, Unavailable
 from aggregator.cluster.reflector import Reflector, Timings, older
@@ -39,7 +39,9 @@ class Script(Api):
         self.while_listing: Callable[[], object] = lambda: None
         self.silent = asyncio.Event()
 
-    async def pages(self, path: str, *, limit: int = PAGE) -> AsyncGenerator[Json]:
+    async def pages(
+        self, path: str, *, limit: int = PAGE, query: Query | None = None
+    ) -> AsyncGenerator[Json]:
         self.asked.append("list")
         listing = self.lists.pop(0)
         if isinstance(listing, ApiError):
@@ -49,7 +51,13 @@ class Script(Api):
             self.while_listing()
 
     async def watch(
-        self, path: str, *, version: str, seconds: float, idle_seconds: float
+        self,
+        path: str,
+        *,
+        version: str,
+        seconds: float,
+        idle_seconds: float,
+        query: Query | None = None,
     ) -> AsyncGenerator[Json]:
         self.asked.append(f"watch {version}")
         if not self.watches:

@@ -270,7 +270,9 @@ def test_a_clock_set_back_does_not_lengthen_the_wait() -> None:
 def test_the_budget_is_the_smaller_of_percent_and_count_and_at_least_one(
     size: int, percent: float, count: int, allowed: int
 ) -> None:
-    config = PolicyConfig(budget_percent=percent, budget_count=count)
+    config = PolicyConfig(
+        budget_percent=percent, budget_count=count, breaker_nodes=0, quarantines_per_minute=0
+    )
     assert budget(size, config) == allowed
     world = World(nodes(size), config)
     for name in world.nodes:
@@ -281,7 +283,7 @@ def test_the_budget_is_the_smaller_of_percent_and_count_and_at_least_one(
 
 
 def test_pools_do_not_share_a_budget() -> None:
-    world = World([*nodes(10, "a"), *nodes(20, "b")])
+    world = World([*nodes(10, "a"), *nodes(20, "b")], PolicyConfig(breaker_nodes=0))
     for name in world.nodes:
         world.report(name, FATAL)
     world.round()
@@ -337,25 +339,26 @@ def test_a_person_s_hold_stops_everything_but_the_plain_facts() -> None:
     world = one_node(FATAL)
     world.round()
     world.hold(NODE)
-    world.put_taint(NODE, None)
+    world.report(NODE, FATAL, DEGRADED)
     assert world.round(1.0) == Decision()
     world.report(NODE)
     assert {type(each) for each in world.round(9_999.0).intents} == {SetCondition}
     world.hold(NODE, held=False)
-    world.report(NODE, FATAL)
     world.round()
-    assert world.taint(NODE) == Taint("xid-79", "NoSchedule")
+    world.round(CONFIG.release_after_seconds)
+    assert world.taint(NODE) is None
 
 
 @pytest.mark.parametrize("findings", [(), (FATAL,)])
-@pytest.mark.parametrize(
-    "phase", [Phase.DRAINING, Phase.REPAIRING, Phase.VERIFYING, Phase.NEEDS_HUMAN]
-)
-def test_a_phase_that_is_not_ours_is_left_alone(
-    phase: Phase, findings: tuple[Finding, ...]
-) -> None:
-    """An object that cannot be read comes as ``needs-human``: never a way around the budget."""
-    stuck = incident(NODE, phase, findings=(), clear_since_seconds=START - 9_999)
+def test_an_incident_that_cannot_be_read_is_left_alone(findings: tuple[Finding, ...]) -> None:
+    """Never a way around a budget or a cap."""
+    stuck = incident(
+        NODE,
+        Phase.NEEDS_HUMAN,
+        findings=(),
+        clear_since_seconds=START - 9_999,
+        unreadable=True,
+    )
     world = World(nodes(1), incidents=[stuck])
     world.report(NODE, *findings)
     assert not of(world.round(), *DECISIVE)

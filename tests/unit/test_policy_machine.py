@@ -48,7 +48,10 @@ TIMING = PolicyConfig(
     silent_after_seconds=12,
     budget_percent=34,
     budget_count=5,
+    breaker_nodes=0,
+    quarantines_per_minute=0,
 )
+"""Taints only; ``test_treatment_machine.py`` has the rest of the ladder, people's acts and the breaker."""
 POOLS = (("a", 6), ("b", 2))
 CLUSTER = [node for pool, count in POOLS for node in nodes(count, pool)]
 NAMES = st.sampled_from([*[NODE, "b000"] * 4, *(node.name for node in CLUSTER)])
@@ -125,9 +128,9 @@ class Policy(RuleBasedStateMachine):
         for node in opened[place : place + 1]:
             self.world.hold(node, held)
 
-    @rule(node=NAMES, taint=st.sampled_from([None, Taint("by-hand", "NoSchedule")]))
-    def a_person_changes_our_taint(self, node: str, taint: Taint | None) -> None:
-        self.world.put_taint(node, taint)
+    @rule(node=NAMES)
+    def a_person_puts_our_taint_on(self, node: str) -> None:
+        self.world.put_taint(node, Taint("by-hand", "NoSchedule"))
 
     @rule(node=NAMES)
     def a_person_deletes_the_incident(self, node: str) -> None:
@@ -177,11 +180,11 @@ class Policy(RuleBasedStateMachine):
             assert len(self.used(pool)) <= allowed, "over the budget, and by our doing"
 
     def whole_round(self) -> None:
-        done: set[Intent] = set()
+        done: list[Intent] = []
         for _ in range(4):
             intents = self.checked().intents
-            assert not done & set(intents), "done, and still wanted"
-            done |= set(intents)
+            assert not [each for each in intents if each in done], "done, and still wanted"
+            done += intents
             self.apply(intents)
         assert not self.checked().intents, "does not settle"
         self.nobody_waits_while_there_is_room()
@@ -392,8 +395,9 @@ def test_a_new_code_alone_is_not_worth_a_taint_write() -> None:
     assert not of(world.round(1.0), SetTaint, RemoveTaint)
 
 
-def test_a_taint_that_somebody_took_off_comes_back_without_another_event() -> None:
+def test_a_taint_that_left_with_its_node_object_comes_back_without_another_event() -> None:
+    """A Node that was created anew has neither our taint nor our signature: nobody decided anything."""
     world = one_node(FATAL)
     world.round()
-    world.put_taint(NODE, None)
+    world.change_node(NODE, taint=None, quarantined_by="", uid="another")
     assert [type(each) for each in world.round(1.0).intents] == [SetTaint]

@@ -53,7 +53,27 @@ export function age(seconds, suffix = "") {
   });
 }
 
+// A moment still to come, which counts down by itself.
+const untilText = (seconds) => {
+  const left = seconds - serverNow();
+  return left > 0 ? `at ${clockTime(seconds)}, in ${duration(left)}` : `since ${clockTime(seconds)}`;
+};
+
+export function until(seconds) {
+  const moment = new Date(seconds * 1000);
+  return el("time", {
+    "data-until": seconds,
+    datetime: moment.toISOString(),
+    title: moment.toLocaleString(),
+    text: untilText(seconds),
+  });
+}
+
 export function refreshAges() {
+  for (const each of document.querySelectorAll("time[data-until]")) {
+    const text = untilText(Number(each.dataset.until));
+    if (each.textContent !== text) each.textContent = text;
+  }
   for (const each of document.querySelectorAll("time[data-since]")) {
     const text = ageText(Number(each.dataset.since)) + each.dataset.suffix;
     if (each.textContent !== text) each.textContent = text;

@@ -42,7 +42,7 @@ export class Incidents {
       el("span", { class: "line" },
         el("span", { class: `phase ${incident.phase}`, text: incident.phase.replace("-", " ") }),
         incident.hold ? el("span", { class: "phase hold", text: "on hold" }) : null,
-        incident.open && incident.next_step ? el("span", { class: "next", text: incident.next_step }) : null),
+        incident.open && (incident.needs || incident.next_step) ? el("span", { class: "next", text: incident.needs || incident.next_step }) : null),
     );
     head.addEventListener("click", () => this.toggle(incident.name, head, story));
     return el("li", { class: `incident ${incident.open ? incident.severity || "unknown" : "closed"}`, "data-incident": incident.name }, head, story);

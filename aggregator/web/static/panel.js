@@ -1,9 +1,8 @@
 // The side panel: everything known of one node, asked for when it opens and when the node changes.
 
 import { age, byId, bytes, clockTime, duration, el, mark, number, percent } from "./dom.js";
-import { timeline } from "./lists.js";
+import { waysSection, whySections } from "./why.js";
 
-const STEPS = ["suspect", "quarantined", "draining", "repairing", "verifying", "closed"];
 const REFRESH_MILLISECONDS = 1000;
 
 export class Panel {
@@ -49,9 +48,11 @@ export class Panel {
     const ask = ++this.asked;
     let content;
     try {
-      const response = await fetch(`/api/v1/nodes/${encodeURIComponent(name)}`);
+      const path = `/api/v1/nodes/${encodeURIComponent(name)}`;
+      const [response, reasons] = await Promise.all([fetch(path), fetch(`${path}/explain`)]);
       const detail = await response.json();
-      content = response.ok ? sections(detail) : [el("p", { class: "quiet", text: detail.error })];
+      const why = reasons.ok ? await reasons.json() : null;
+      content = response.ok ? sections(detail, why) : [el("p", { class: "quiet", text: detail.error })];
       if (ask !== this.asked || name !== this.name) return;
       this.fill(response.ok ? this.head(name, detail) : this.head(name), content);
     } catch {
@@ -80,11 +81,12 @@ export class Panel {
   }
 }
 
-function sections(detail) {
+function sections(detail, why) {
   return [
     facts(detail),
-    incidentSection(detail.incident),
+    ...whySections(detail.incident, why),
     section("Findings", detail.findings.length ? detail.findings.map(finding) : [quiet("None. Nothing is wrong that we can see.")]),
+    waysSection(detail.incident, why),
     detail.gpus.length ? section("GPUs", [gpuTable(detail.gpus)]) : null,
     detail.npus.length ? section("NPUs", [gpuTable(detail.npus)]) : null,
     detail.rdma_ports.length ? section("RDMA ports", [portTable(detail.rdma_ports)]) : null,
@@ -127,20 +129,6 @@ function sparkline(history) {
   line.setAttribute("points", points.join(" "));
   svg.append(area, line);
   return svg;
-}
-
-function incidentSection(incident) {
-  if (!incident) return null;
-  const reached = STEPS.indexOf(incident.phase);
-  const stepper = el("ol", { class: "stepper", "aria-label": "Phase" },
-    ...STEPS.map((step, index) =>
-      el("li", { class: index < reached ? "done" : index === reached ? "now" : "", "aria-current": index === reached ? "step" : false, text: step })));
-  const human = incident.phase === "needs-human" ? el("p", { class: "tone fatal", text: "Needs a person." }) : null;
-  return section("Incident", [
-    human || stepper,
-    incident.next_step ? el("p", {}, el("b", { text: "Next: " }), incident.next_step) : null,
-    timeline(incident, null),
-  ]);
 }
 
 function finding(each) {

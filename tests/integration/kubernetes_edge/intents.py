@@ -12,8 +12,8 @@ GONE_BAD = Taint("xid-79", "NoSchedule")
 T0 = 1_795_449_600.0
 
 
-def set_taint(node: str, taint: Taint = GONE_BAD) -> SetTaint:
-    return SetTaint(node=node, taint=taint, reason="GPU 3 fell off the bus")
+def set_taint(node: str, taint: Taint = GONE_BAD, incident: str = "") -> SetTaint:
+    return SetTaint(node=node, taint=taint, incident=incident, reason="GPU 3 fell off the bus")
 
 
 def incident(name: str, node: str, **changes: Any) -> Incident:

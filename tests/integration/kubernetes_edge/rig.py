@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from aggregator.cluster.credentials import Credentials
 from aggregator.cluster.errors import Conflict
 from aggregator.cluster.kubernetes import KubernetesEdge, KubernetesSettings
 from aggregator.cluster.lease import LeaseSettings
-from aggregator.policy.model import ClusterView, Intent
+from aggregator.policy.model import ClusterView, Intent, Notify
 from tests.controlplane.cluster import ControlPlane
 
 INCIDENTS = "/apis/fleetmedic.io/v1alpha1/incidents"
@@ -40,11 +40,11 @@ class SpyApi(Api):
             self.refusals.append(str(error))
             raise
 
-    async def patch(self, path: str, body: Mapping[str, Any]) -> Json:
+    async def patch(self, path: str, body: Mapping[str, Any], *, dry_run: bool = False) -> Json:
         if self.before_patch is not None:
             act, self.before_patch = self.before_patch, None
             await act()
-        return await super().patch(path, body)
+        return await super().patch(path, body, dry_run=dry_run)
 
 
 async def until(changed: asyncio.Event, holds: Callable[[], object]) -> None:
@@ -91,10 +91,13 @@ def settings(plane: ControlPlane, **changes: Any) -> KubernetesSettings:
 
 @asynccontextmanager
 async def running(
-    plane: ControlPlane, wall: Callable[[], float] = time.time, **changes: Any
+    plane: ControlPlane,
+    wall: Callable[[], float] = time.time,
+    notifier: Callable[[Notify], Awaitable[None]] | None = None,
+    **changes: Any,
 ) -> AsyncIterator[Watched]:
     api = SpyApi(plane.kubeconfig)
-    edge = KubernetesEdge(settings(plane, **changes), api=api, wall=wall)
+    edge = KubernetesEdge(settings(plane, **changes), api=api, wall=wall, notifier=notifier)
     watched = Watched(edge, api)
     try:
         async with background(edge.run(watched.changed.set)):

@@ -2,12 +2,18 @@
 
 from typing import Any
 
+import msgspec
+
 from aggregator.fleet import Fleet
 from aggregator.journal import Decision, Journal
 from aggregator.policy.model import (
+    Attempt,
+    AttemptOutcome,
     ClusterNode,
     ClusterView,
     Condition,
+    DrainProgress,
+    DrainState,
     Incident,
     Taint,
     TimelineEntry,
@@ -35,13 +41,17 @@ class World:
         self.nodes: dict[str, ClusterNode] = {}
         self.incidents: dict[str, Incident] = {}
         self.scores: dict[str, NodeScore] = {}
+        self.stopped = ""
         self.synced = True
         self.leading = True
         self.mode = "observe"
 
     def view(self) -> ClusterView:
         return ClusterView(
-            synced=self.synced, nodes=dict(self.nodes), incidents=dict(self.incidents)
+            synced=self.synced,
+            nodes=dict(self.nodes),
+            incidents=dict(self.incidents),
+            stopped=self.stopped,
         )
 
     def deps(self, **changed: Any) -> WebDeps:
@@ -105,6 +115,62 @@ class World:
         self.journal.add(
             Decision(time_seconds=self.now, node="node-1", kind=kind, text=text, taken=taken)
         )
+
+    def drain(self, name: str) -> Incident:
+        """GPU 3 is lost, the node is quarantined and cordoned by us, and a drain of it is under way."""
+        self.lose_gpu(name)
+        self.nodes[name] = msgspec.structs.replace(
+            self.nodes[name],
+            quarantined_by=f"inc-{name}",
+            cordoned_by=f"inc-{name}",
+            unschedulable=True,
+        )
+        self.incidents[f"inc-{name}"] = found = draining(name)
+        return found
+
+
+def draining(node: str) -> Incident:
+    """An incident in the middle of its story: a reset failed, a drain waits for a disruption budget."""
+    return msgspec.structs.replace(
+        incident(node, Phase.DRAINING),
+        opened_seconds=NOW - 900,
+        quarantined_seconds=NOW - 895,
+        phase_since_seconds=NOW - 120,
+        next_step="2 of 7 pods are left; reboot-node once they are gone",
+        next_step_seconds=NOW + 3_480,
+        attempts=(
+            Attempt(
+                id=f"inc-{node}-1",
+                rung="reset-device",
+                subject="gpu:0000:3b:00.0",
+                code="gpu-lost",
+                started_seconds=NOW - 600,
+                deadline_seconds=NOW - 300,
+                finished_seconds=NOW - 582,
+                outcome=AttemptOutcome.FAILED,
+                text="nvidia-smi: GPU 0000:3B:00.0 is in use by another client",
+            ),
+            Attempt(
+                id=f"inc-{node}-2",
+                rung="drain",
+                code="gpu-lost",
+                started_seconds=NOW - 120,
+                deadline_seconds=NOW + 3_480,
+            ),
+        ),
+        drain=DrainProgress(
+            attempt=f"inc-{node}-2",
+            state=DrainState.RUNNING,
+            pods_total=7,
+            pods_gone=5,
+            text="2 blocked by PDB serving/llm: needs 3 healthy, has 3",
+        ),
+        timeline=(
+            TimelineEntry(NOW - 900, Phase.SUSPECT, "first seen: gpu-lost on gpu:0000:3b:00.0"),
+            TimelineEntry(NOW - 895, Phase.QUARANTINED, "quarantined for gpu-lost"),
+            TimelineEntry(NOW - 120, Phase.DRAINING, "drain of the whole node begun"),
+        ),
+    )
 
 
 def finding(severity: Severity = Severity.FATAL) -> Finding:

@@ -1,0 +1,259 @@
+"""What is done for a quarantined node: drain, repair, verify, release, or hand it to people. Pure.
+
+Every function takes an incident as it is found and says what it becomes. An attempt is on paper, in the cluster, before
+the round that orders it: ``_begin`` only writes it down, the next round's ``draining`` or ``repairing`` orders it.
+"""
+
+import msgspec
+
+from aggregator.policy.attempts import (
+    MAX_ATTEMPTS,
+    begin,
+    directive_order,
+    drain_order,
+    end,
+    judge,
+    open_attempt,
+)
+from aggregator.policy.case import Case, Declined, Step
+from aggregator.policy.climb import Exhausted, Human, Start, Wait, due, subject_of
+from aggregator.policy.guards import Refusal, under_work
+from aggregator.policy.incidents import (
+    MAX_TEXT,
+    clearing,
+    describe,
+    moved,
+    released_after,
+    taint_for,
+    then,
+)
+from aggregator.policy.ladder import DRAINS, Rung
+from aggregator.policy.model import Attempt, AttemptOutcome, Incident, Taint
+from contract.vocabulary import Phase, Severity
+
+GRACE_SECONDS = 60.0
+"""How long after its deadline an attempt on a silent node is given up."""
+
+
+def quarantined(incident: Incident, case: Case) -> Step:
+    """No new pods; the next rung of the ladder, if there is one, or wait until it clears."""
+    if incident.release and incident.release_taken_seconds is None:
+        return verify(incident, case, "a person says that it is mended")
+    if not case.health.at_least(Severity.CRITICAL):
+        return clearing(incident, case, hard_taint(incident, case))
+    return _treat(msgspec.structs.replace(incident, clear_since_seconds=None), case)
+
+
+def draining(incident: Incident, case: Case) -> Step:
+    """Pods are being moved. While no hard finding is raised nothing more is moved."""
+    attempt = open_attempt(incident)
+    if attempt is None or attempt.rung not in DRAINS:
+        return _treat(incident, case)
+    if not case.health.at_least(Severity.CRITICAL):
+        return clearing(incident, case, hard_taint(incident, case))
+    incident = msgspec.structs.replace(incident, clear_since_seconds=None)
+    if case.drain is not None and case.drain.attempt == attempt.id:
+        incident = msgspec.structs.replace(incident, drain=case.drain)
+    outcome, text = judge(attempt, case)
+    if outcome is AttemptOutcome.STARTED:
+        whole = attempt.rung == Rung.DRAIN
+        ready = case.node.unschedulable or not whole
+        return Step(
+            incident=then(incident, text or "its pods are being moved", attempt.deadline_seconds),
+            taint=hard_taint(incident, case),
+            why=f"{attempt.rung}: {text or 'under way'}",
+            cordon=True if whole else None,
+            drain=drain_order(incident, attempt) if ready else None,
+        )
+    return _treat(_ended(incident, attempt, outcome, text, case), case)
+
+
+def repairing(incident: Incident, case: Case) -> Step:
+    """A directive is out; only its outcome, or its deadline, ends this."""
+    attempt = open_attempt(incident)
+    if attempt is None:
+        return _treat(incident, case)
+    outcome, text = judge(attempt, case)
+    if outcome is AttemptOutcome.STARTED:
+        return Step(
+            incident=then(incident, f"{attempt.rung}: {text}", attempt.deadline_seconds),
+            taint=hard_taint(incident, case),
+            why=f"{attempt.rung}: {text}",
+            directive=directive_order(incident, attempt),
+        )
+    incident = _ended(incident, attempt, outcome, text, case)
+    if outcome is AttemptOutcome.DONE:
+        return verify(incident, case, f"{attempt.rung} is done; it has to prove itself")
+    return _treat(incident, case)
+
+
+def verify(incident: Incident, case: Case, text: str) -> Step:
+    """Begin to verify, whatever came before."""
+    incident = msgspec.structs.replace(
+        moved(incident, Phase.VERIFYING, text, case.now),
+        clear_since_seconds=None,
+        soak_since_seconds=None,
+        release_taken_seconds=case.now if incident.release else incident.release_taken_seconds,
+        needs="",
+    )
+    until = case.now + case.config.verify_limit_seconds
+    return Step(
+        incident=then(incident, "every check has to be clean", until),
+        taint=hard_taint(incident, case),
+        why=text,
+    )
+
+
+def back_to_quarantine(incident: Incident, case: Case, text: str) -> Step:
+    """The proof failed: quarantined anew, from where the ladder goes on."""
+    incident = msgspec.structs.replace(
+        moved(incident, Phase.QUARANTINED, text, case.now),
+        quarantined_seconds=case.now
+        if incident.soak_since_seconds is not None
+        else incident.quarantined_seconds,
+        soak_since_seconds=None,
+        clear_since_seconds=None,
+    )
+    return Step(incident=incident, taint=hard_taint(incident, case), why=text)
+
+
+def human(incident: Incident, case: Case, needs: str) -> Step:
+    """Hand over to people, with everything that was tried."""
+    needs = needs[: MAX_TEXT // 2]
+    again = incident.needs == needs
+    incident = msgspec.structs.replace(
+        moved(incident, Phase.NEEDS_HUMAN, f"a person is needed: {needs}", case.now),
+        needs=needs,
+        told_seconds=incident.told_seconds if again else None,
+        soak_since_seconds=None,
+        clear_since_seconds=None,
+    )
+    text = f"{needs}; then: fleetmedic release {incident.node}"
+    return Step(incident=then(incident, text), taint=hard_taint(incident, case), why=needs)
+
+
+def needs_human(incident: Incident, case: Case) -> Step:
+    """People have it. It goes on when one says it is mended, or when it is seen to be well."""
+    if incident.release and incident.release_taken_seconds is None:
+        return verify(incident, case, "a person says that it is mended")
+    stay = Step(
+        incident=msgspec.structs.replace(incident, clear_since_seconds=None),
+        taint=hard_taint(incident, case),
+        why=incident.needs,
+    )
+    if case.health.at_least(Severity.CRITICAL) or _failed_its_proof(incident):
+        return stay
+    if incident.clear_since_seconds is None:
+        seen = msgspec.structs.replace(incident, clear_since_seconds=case.now)
+        return msgspec.structs.replace(stay, incident=seen)
+    since = min(incident.clear_since_seconds, case.now)
+    if case.now - since >= case.release_after_seconds:
+        return verify(incident, case, f"its findings are clear for {case.now - since:.0f} s")
+    return msgspec.structs.replace(stay, incident=incident)
+
+
+def lost(incident: Incident, case: Case) -> Step | None:
+    """On a silent node: give an attempt up whose deadline has passed; ``None``: nothing to do."""
+    attempt = open_attempt(incident)
+    if attempt is None or case.now < attempt.deadline_seconds + GRACE_SECONDS:
+        return None
+    outcome = AttemptOutcome.FAILED if attempt.rung in DRAINS else AttemptOutcome.UNKNOWN
+    text = "its node does not report any more"
+    incident = end(incident, attempt, outcome, text, case.now)
+    return human(incident, case, f"the node is silent since its {attempt.rung}")
+
+
+def hard_taint(incident: Incident, case: Case) -> Taint:
+    """Ours, named after the worst of what is or was wrong."""
+    hard = case.health.at_least(Severity.CRITICAL) or incident.findings
+    return taint_for(hard[0].code if hard else "quarantined", "NoSchedule")
+
+
+def _failed_its_proof(incident: Incident) -> bool:
+    """A node whose diagnostic failed shows no finding, and is not well for that."""
+    last = incident.attempts[-1] if incident.attempts else None
+    return last is not None and last.rung == "diagnose" and last.outcome is not AttemptOutcome.DONE
+
+
+def _treat(incident: Incident, case: Case) -> Step:
+    """The next rung."""
+    if len(incident.attempts) >= MAX_ATTEMPTS:
+        return human(incident, case, f"{len(incident.attempts)} attempts did not mend it")
+    match due(incident, case):
+        case None:
+            return verify(incident, case, "what was raised was repaired; it has to prove itself")
+        case Human(needs=needs):
+            return human(incident, case, needs)
+        case Wait() as wait:
+            return _wait(incident, case, wait)
+        case Start() as start:
+            return _start(incident, case, start)
+        case Exhausted(passed=passed):
+            return _stay(incident, case, passed)
+
+
+def _stay(incident: Incident, case: Case, passed: str) -> Step:
+    text = released_after(case) + (f"; nothing is done by itself: {passed}" if passed else "")
+    return _as_quarantined(incident, case, text)
+
+
+def _wait(incident: Incident, case: Case, wait: Wait) -> Step:
+    step = _as_quarantined(incident, case, wait.text, wait.until_seconds)
+    declined = Declined(node=incident.node, reason=wait.text, what=wait.rung.value, why=wait.why)
+    return msgspec.structs.replace(step, declined=declined)
+
+
+def _as_quarantined(
+    incident: Incident, case: Case, text: str, at_seconds: float | None = None
+) -> Step:
+    hard = case.health.at_least(Severity.CRITICAL)
+    if incident.phase is not Phase.QUARANTINED:
+        incident = moved(incident, Phase.QUARANTINED, text, case.now)
+    return Step(
+        incident=then(incident, text, at_seconds),
+        taint=hard_taint(incident, case),
+        why=f"no new pods: {describe(hard)}",
+    )
+
+
+def _start(incident: Incident, case: Case, start: Start) -> Step:
+    rung = start.rung
+    refusal = None if under_work(incident) else case.guards.work(case.health)
+    if refusal is None and rung is Rung.REBOOT_NODE:
+        refusal = case.guards.reboot(case.health)
+    if refusal is not None:
+        return _refused(incident, case, rung, refusal)
+    phase = Phase.DRAINING if rung in DRAINS else Phase.REPAIRING
+    finding = start.finding
+    text = f"{rung} for {finding.code} on {finding.subject}"
+    seconds = case.config.ladder.bounds_of(rung).time_limit_seconds
+    begun = begin(
+        moved(incident, phase, text, case.now),
+        case,
+        rung=rung.value,
+        seconds=seconds,
+        subject=subject_of(rung, finding),
+        code=finding.code,
+    )
+    begun = msgspec.structs.replace(begun, drain=None)
+    return Step(
+        incident=then(begun, f"{rung} begins", case.now + seconds),
+        taint=hard_taint(incident, case),
+        why=text,
+    )
+
+
+def _refused(incident: Incident, case: Case, rung: Rung, refusal: Refusal) -> Step:
+    text = f"{rung} waits for the {refusal.why}: {refusal.text}"
+    step = _as_quarantined(incident, case, text)
+    declined = Declined(node=incident.node, reason=text, what=rung.value, why=refusal.why)
+    return msgspec.structs.replace(step, declined=declined)
+
+
+def _ended(
+    incident: Incident, attempt: Attempt, outcome: AttemptOutcome, text: str, case: Case
+) -> Incident:
+    """The attempt closed, with a line in the timeline."""
+    said = f"{attempt.rung}: {outcome}" + (f", {text}" if text else "")
+    ended = end(incident, attempt, outcome, text, case.now)
+    return moved(ended, incident.phase, said, case.now)
