@@ -1,7 +1,7 @@
 """Puts one agent together from its settings: which sources, which clock, which uplink."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from agent.catalogue.load import shipped
@@ -70,49 +70,12 @@ def real_agent(
         restored=restored,
         state_file=state_file,
     )
-    sources: list[Source] = [
-        HostSource(
-            disk_paths=_listed(settings.disk_paths),
-            proc_root=settings.proc_root,
-            sysfs_root=settings.sysfs_root,
-            host_root=settings.host_root,
-        ),
-        PciSource(sysfs_root=settings.sysfs_root),
+    sources = [
+        *_plain_sources(settings),
+        *_device_sources(settings, agent, restored, random=random, reset=takes_directives),
     ]
-    if settings.mount_types:
-        sources.append(
-            MountsSource(types=_listed(settings.mount_types), proc_root=settings.proc_root)
-        )
-    if settings.nvidia:
-        sources.append(
-            _nvidia(
-                agent.emit,
-                random=random,
-                expected=restored.gpus,
-                is_released=takes_directives and bool(settings.allow_repairs),
-            )
-        )
-    if settings.ascend:
-        sources.append(
-            AscendSource(
-                emit=agent.emit, clock=time.time, random=random, hccn_tool=settings.hccn_tool
-            )
-        )
-    if settings.rdma:
-        sources.append(
-            RdmaSource(sysfs_root=settings.sysfs_root, exclude=_listed(settings.rdma_exclude))
-        )
     if settings.kmsg:
-        kmsg = KmsgSource(
-            settings.kmsg,
-            emit=agent.emit,
-            stats=stats,
-            clock=time.time,
-            boot_seconds=lambda: time.time() - time.monotonic(),
-            resume_after=restored.kmsg_sequence,
-        )
-        agent.kmsg_position = lambda: kmsg.sequence
-        sources.append(kmsg)
+        sources.append(_kernel_log(settings, agent, restored, stats))
     if settings.pod_resources:
         sources.append(PodsSource(socket=settings.pod_resources))
     if settings.overrides:
@@ -124,6 +87,54 @@ def real_agent(
     if takes_directives and settings.directive_public_key_file:
         _equip(agent, settings)
     return agent
+
+
+def _plain_sources(settings: AgentSettings) -> Iterator[Source]:
+    """What every machine has."""
+    yield HostSource(
+        disk_paths=_listed(settings.disk_paths),
+        proc_root=settings.proc_root,
+        sysfs_root=settings.sysfs_root,
+        host_root=settings.host_root,
+    )
+    yield PciSource(sysfs_root=settings.sysfs_root)
+    if settings.mount_types:
+        yield MountsSource(types=_listed(settings.mount_types), proc_root=settings.proc_root)
+
+
+def _device_sources(
+    settings: AgentSettings,
+    agent: NodeAgent,
+    restored: Restored,
+    *,
+    random: Callable[[], float],
+    reset: bool,
+) -> Iterator[Source]:
+    """Accelerators and adapters, whether or not this machine has them."""
+    if settings.nvidia:
+        released = reset and bool(settings.allow_repairs)
+        yield _nvidia(agent.emit, random=random, expected=restored.gpus, is_released=released)
+    if settings.ascend:
+        yield AscendSource(
+            emit=agent.emit, clock=time.time, random=random, hccn_tool=settings.hccn_tool
+        )
+    if settings.rdma:
+        yield RdmaSource(sysfs_root=settings.sysfs_root, exclude=_listed(settings.rdma_exclude))
+
+
+def _kernel_log(
+    settings: AgentSettings, agent: NodeAgent, restored: Restored, stats: AgentStats
+) -> Source:
+    kmsg = KmsgSource(
+        settings.kmsg,
+        emit=agent.emit,
+        stats=stats,
+        clock=time.time,
+        boot_seconds=lambda: time.time() - time.monotonic(),
+        resume_after=restored.kmsg_sequence,
+    )
+    agent.kmsg_position = lambda: kmsg.sequence
+    return kmsg
 
 
 def _nvidia(

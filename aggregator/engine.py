@@ -30,6 +30,9 @@ from contract import report_pb2 as pb
 
 log = structlog.get_logger("decision")
 
+MAX_DECIDING_SHARE = 0.3
+"""Most of the loop's time that rounds may take: with thousands of nodes one takes tens of milliseconds."""
+
 MAX_RENDER_SHARE = 0.02
 """Most of the loop's time that rendering the metrics page may take."""
 
@@ -107,10 +110,14 @@ class Engine:
                 tick_is_due = loop.time() >= next_tick
                 if tick_is_due:
                     self._writes.rested()
+                started = loop.time()
                 self._round(tasks)
+                spent = loop.time() - started
                 if tick_is_due:
                     self._tick()
                     next_tick = loop.time() + self._tick_seconds
+                # In a storm every report and every finished write wakes this loop: what came meanwhile goes together.
+                await asyncio.sleep(spent * (1 / MAX_DECIDING_SHARE - 1))
 
     def _written(self, node: str) -> None:
         self._changed.add(node)

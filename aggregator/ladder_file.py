@@ -3,8 +3,7 @@
 from importlib import resources
 from pathlib import Path
 
-import msgspec
-
+from aggregator import yaml_file
 from aggregator.policy.ladder import Ladder
 from contract.settings import SettingsError
 from contract.vocabulary import Action
@@ -23,10 +22,7 @@ def load(path: Path) -> Ladder:
     Raises:
         SettingsError: naming the file, the place in it and what is allowed there.
     """
-    try:
-        return parse(path.read_bytes(), str(path))
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
+    return parse(yaml_file.read(path), str(path))
 
 
 def parse(text: bytes, origin: str) -> Ladder:
@@ -39,11 +35,9 @@ def parse(text: bytes, origin: str) -> Ladder:
     Raises:
         SettingsError: naming the origin, the place in it and what is allowed there.
     """
-    try:
-        ladder = msgspec.yaml.decode(text, type=Ladder)
-    except msgspec.DecodeError as error:
-        message = " ".join(str(error).split())
-        raise SettingsError(f"{origin}: {message}") from error
+    ladder = yaml_file.parse(text, Ladder, origin)
+    if ladder is None:
+        raise SettingsError(f"{origin}: is empty; start from aggregator/policy/{SHIPPED}")
     allowed = {action.label for action in Action}
     if unknown := sorted(set(ladder.by_action) - allowed):
         raise SettingsError(

@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-import msgspec
-
+from aggregator import yaml_file
 from aggregator.policy.drain.rules import DrainRules
-from contract.settings import SettingsError
 
 SEE = "docs/how-to/drain-rules.md shows a whole file"
 
@@ -16,24 +14,13 @@ def load(path: Path) -> DrainRules:
     Raises:
         SettingsError: naming the file, the place in it and what is allowed there.
     """
-    try:
-        return parse(path.read_bytes(), str(path))
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
+    return parse(yaml_file.read(path), str(path))
 
 
 def parse(text: bytes, origin: str) -> DrainRules:
-    """Rules from YAML.
-
-    Args:
-        text: the file's content.
-        origin: what an error calls it.
+    """Rules from YAML; ``origin`` is what an error calls it.
 
     Raises:
         SettingsError: naming the origin, the place in it and what is allowed there.
     """
-    try:
-        return msgspec.yaml.decode(text, type=DrainRules | None) or DrainRules()
-    except msgspec.DecodeError as error:
-        message = " ".join(str(error).split())
-        raise SettingsError(f"{origin}: {message}; {SEE}") from error
+    return yaml_file.parse(text, DrainRules, origin, see=SEE) or DrainRules()

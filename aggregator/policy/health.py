@@ -53,6 +53,7 @@ SOURCE_OF_DOMAIN = {
 """The source without which a domain cannot be judged."""
 
 
+ONLY_THE_LOG = ("kmsg",)
 BESIDE = {Domain.STORAGE: ("kmsg", "mounts")}
 """What else tells of a domain; the kernel log tells of every one."""
 
@@ -66,9 +67,10 @@ def conditions(
     reason to write: measured values change every second.
     """
     silent = health.age_seconds > silent_after_seconds
+    sources = {each.name: each for each in health.sources}
     for domain, type_ in CONDITIONS.items():
         known = node.conditions.get(type_)
-        wanted = _SILENT if silent else _condition(health, domain)
+        wanted = _SILENT if silent else _condition(health.findings, sources, domain)
         if known is None and (wanted is None or silent):
             continue
         wanted = wanted or _NOT_SEEN
@@ -94,40 +96,34 @@ def unseen(domains: Iterable[Domain], sources: Iterable[SourceStatus]) -> str:
 
 
 _SILENT = Condition("Unknown", "AgentSilent", "the agent of this node does not report")
+_WELL = Condition("True", "AllChecksPass", "all checks pass")
 _NOT_SEEN = Condition("Unknown", "SourceAbsent", "the agent no longer sees anything of this kind")
 
 
-def _condition(health: NodeHealth, domain: Domain) -> Condition | None:
-    findings = [each for each in health.findings if each.domain is domain]
+def _condition(
+    all_findings: tuple[Finding, ...], sources: Mapping[str, SourceStatus], domain: Domain
+) -> Condition | None:
+    """Asked five times per node and round, so it builds nothing that a healthy node does not need."""
+    findings = [each for each in all_findings if each.domain is domain] if all_findings else []
     worst = findings[0] if findings else None
     if worst is not None and worst.severity >= Severity.CRITICAL:
         more = f" (+{len(findings) - 1} more)" if len(findings) > 1 else ""
         return Condition(
             "False", camel_case(worst.code), f"{worst.subject}: {worst.evidence}{more}"
         )
-    source = next((each for each in health.sources if each.name == SOURCE_OF_DOMAIN[domain]), None)
+    source = sources.get(SOURCE_OF_DOMAIN[domain])
     if source is None or source.state is SourceState.ABSENT:
         return None
     if source.state is not SourceState.OK:
         return Condition("Unknown", f"Source{camel_case(source.state.label)}", source.reason)
-    if (beside := _unread_beside(health, domain)) is not None:
-        return Condition("Unknown", f"Source{camel_case(beside.state.label)}", beside.reason)
+    for name in BESIDE.get(domain, ONLY_THE_LOG):
+        # Here and not to be read: what it would say is not known.
+        beside = sources.get(name)
+        if beside is not None and beside.state in (SourceState.FAILING, SourceState.STUCK):
+            return Condition("Unknown", f"Source{camel_case(beside.state.label)}", beside.reason)
     if worst is not None and worst.severity >= Severity.DEGRADED:
         return Condition("True", "Degraded", f"{worst.subject}: {worst.evidence}")
-    return Condition("True", "AllChecksPass", "all checks pass")
-
-
-def _unread_beside(health: NodeHealth, domain: Domain) -> SourceStatus | None:
-    """A further source of this domain that is here and cannot be read: what it would say is not known."""
-    names = BESIDE.get(domain, ("kmsg",))
-    return next(
-        (
-            each
-            for each in health.sources
-            if each.name in names and each.state in (SourceState.FAILING, SourceState.STUCK)
-        ),
-        None,
-    )
+    return _WELL
 
 
 def camel_case(code: str) -> str:
