@@ -8,7 +8,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as model
 
 from dashboards.hardware import hardware, network, use
-from dashboards.health import now, trust, wrong
+from dashboards.health import now, treatment, trust, wrong
 from dashboards.panels import SOURCE
 
 
@@ -26,7 +26,7 @@ def dashboard() -> build.Dashboard:
         )
         .with_variable(_node_variable())
     )
-    for title, panels in (now(), wrong(), use(), hardware(), network(), trust()):
+    for title, panels in (now(), wrong(), treatment(), use(), hardware(), network(), trust()):
         page.with_row(build.Row(title))
         for panel in panels:
             page.with_panel(panel)

@@ -107,6 +107,37 @@ def wrong() -> Section:
     ]
 
 
+def treatment() -> Section:
+    """What is done about it, and what is not."""
+    return "What is done about it", [
+        lines(
+            "Attempts",
+            "Of all incidents that are kept, by rung and outcome. Unknown is never repeated.",
+            ("sum by (rung, outcome) (fleetmedic_incident_attempts)", "{{rung}} {{outcome}}"),
+            span=THIRD,
+            stacked=True,
+        ),
+        lines(
+            "Declined",
+            "Per hour: what findings asked for and was not done, and why.",
+            (
+                "sum by (what, why) (increase(fleetmedic_aggregator_declined_total[1h]))",
+                "{{what}}: {{why}}",
+            ),
+            span=THIRD,
+        ),
+        lines(
+            "Directives",
+            "Per hour: what agents were told to do, and how it went.",
+            (
+                f"sum by (kind, state) (increase(fleetmedic_agent_directives_total{N}[1h]))",
+                "{{kind}} {{state}}",
+            ),
+            span=THIRD,
+        ),
+    ]
+
+
 def _own_figures() -> list[Builder[model.Panel]]:
     return [
         number(
@@ -161,7 +192,7 @@ def trust() -> Section:
         ),
         lines(
             "Decisions",
-            "Per minute; declined ones were held back by the budget.",
+            "Per minute; those declined are told by reason further up.",
             (
                 "60 * sum by (kind) (rate(fleetmedic_aggregator_decisions_total[$__rate_interval]))",
                 "{{kind}}",

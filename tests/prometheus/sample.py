@@ -12,7 +12,14 @@ from agent.stats import AgentStats
 from aggregator.exporter import render as render_aggregator
 from aggregator.fleet import Fleet
 from aggregator.journal import Decision, Journal
-from aggregator.policy.model import ClusterNode, ClusterView, Incident, Taint
+from aggregator.policy.model import (
+    Attempt,
+    AttemptOutcome,
+    ClusterNode,
+    ClusterView,
+    Incident,
+    Taint,
+)
 from aggregator.stats import AggregatorStats
 from contract import report_pb2 as pb
 from contract.vocabulary import Action, Domain, Finding, Phase, Severity, SourceState, SourceStatus
@@ -141,6 +148,15 @@ def incident(node: str, phase: Phase, now: float, quarantined: float | None) -> 
         phase=phase,
         findings=(),
         opened_seconds=now - 48 * HOUR,
+        attempts=(
+            Attempt(
+                id=f"{node}-1-1",
+                rung="drain",
+                started_seconds=now - HOUR,
+                deadline_seconds=now,
+                outcome=AttemptOutcome.DONE,
+            ),
+        ),
         quarantined_seconds=None if quarantined is None else now - quarantined,
     )
 
@@ -196,6 +212,7 @@ def agent_stats() -> AgentStats:
     stats.reports_sent = stats.reports_acked = 12
     stats.sample_seconds, stats.check_seconds = 0.25, 0.01
     stats.xid(79, "gpu:0000:00:00.0")
+    stats.directives.add(("reset-device", "done"))
     return stats
 
 
@@ -207,6 +224,7 @@ def aggregator_stats() -> AggregatorStats:
     stats.reading(age_seconds=12.5, errors=2)
     stats.reports_refused.add("not your node")
     stats.extender_requests.add("prioritize")
+    stats.declined.add(("reboot-node", "approval"))
     stats.detect_to_decision.observe(0.3)
     return stats
 
