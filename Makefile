@@ -35,8 +35,8 @@ check: $(READY)  ## ruff, mypy strict, import-linter, generated files fresh
 bench: $(READY) controlplane  ## every figure, as a ratio against its floor
 	@$(BIN)/python -m bench $(ARGS)
 
-cluster: $(READY) controlplane  ## a real control plane with three fake GPU nodes, for a person
-	@$(BIN)/python -m tests.controlplane up $(ARGS)
+cluster: $(READY) controlplane  ## a real control plane with three fake GPU nodes, for docs/how-to/first-incident.md
+	@$(BIN)/python -m tests.controlplane up --workspace build/cluster $(ARGS)
 
 # Without the binaries the cluster tests are skipped, each with the reason; so a failure here is only told.
 controlplane: $(READY)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from agent.holders import holders_of
+from agent.holders import holders_of, is_told
 from agent.snapshot import Gpu, Host, Npu, RdmaPort, Snapshot
 from contract import report_pb2 as pb
 from contract.codec import event_to_wire, finding_to_wire, outcome_to_wire, source_to_wire
@@ -54,12 +54,16 @@ def encode(
 
 
 def _holders(snapshot: Snapshot, findings: Iterable[Finding]) -> Iterator[pb.Holders]:
-    """Of each device that a finding names; nothing while the kubelet does not answer."""
+    """Of each device that a finding names; nothing while the kubelet does not answer.
+
+    That nobody holds one is told too: else whoever drains it would have to take every pod for a holder.
+    """
     kubelet = snapshot.source("pods")
     if kubelet is None or kubelet.state is not SourceState.OK:
         return
     for subject in dict.fromkeys(each.subject for each in findings):
-        if pods := holders_of(snapshot, subject):
+        pods = holders_of(snapshot, subject)
+        if pods or is_told(snapshot, subject):
             yield pb.Holders(subject=subject, pods=pods)
 
 

@@ -69,6 +69,8 @@ class Engine:
             edge=edge, journal=journal, stats=stats, clock=clock, on_done=self._written
         )
         self._notices: list[RecordEvent] = []
+        self._declined: dict[str, tuple[str, str]] = {}
+        """By node, what was declined last, and why."""
         self._leading_since: float | None = None
         self.scores: Mapping[str, NodeScore] = {}
         """By node, as of the newest tick."""
@@ -137,15 +139,13 @@ class Engine:
         view = self._edge.view()
         if view.synced:
             self._forget_departed(view)
-        health = [
-            self._health(node, view, now)
-            for node in self._fleet
-            if not self._writes.busy(node.name)
-        ]
+        self._fleet.not_ahead_of(now)
+        health = [self._health(node, view, now) for node in self._fleet]
         health += self._never_heard(view, now - self._leading_since)
         drains = self._carriers.drains.progress() if self._carriers else {}
         over = msgspec.structs.replace(self._writes.over(view), drains=drains)
-        decision = decide(health, over, self._policy, now)
+        busy = {each.name for each in health if self._writes.busy(each.name)}
+        decision = decide(health, over, self._policy, now, busy=busy)
         for declined in decision.declined:
             self._note_declined(declined, now)
         orders = Orders(decision.drains, decision.directives)
@@ -191,6 +191,7 @@ class Engine:
     def _forget(self, names: Sequence[str]) -> None:
         for name in names:
             self._fleet.forget(name)
+            self._declined.pop(name, None)
         self._changed.update(names)
 
     def _never_heard(self, view: ClusterView, waited_seconds: float) -> Iterator[NodeHealth]:
@@ -202,6 +203,10 @@ class Engine:
                 yield NodeHealth(name=name, pool=node.pool, age_seconds=waited_seconds)
 
     def _note_declined(self, declined: Declined, now: float) -> None:
+        said = (declined.what, declined.why)
+        if self._writes.failed(declined.node) and self._declined.get(declined.node) == said:
+            return  # it could not be written down, and so is declined again in each round
+        self._declined[declined.node] = said
         self._journal.add(
             Decision(
                 time_seconds=now,

@@ -20,6 +20,9 @@ MAX_OUTCOMES = 64
 MAX_HOLDERS = 256
 """Pods taken of one device."""
 
+MAX_WORD = 256
+"""Characters of a code or a subject: as many as an Incident keeps, or what is saved would never be what is seen."""
+
 
 class NodeState:
     """What is known of one node. Read it freely; only ``Fleet`` changes it."""
@@ -151,6 +154,15 @@ class Fleet:
                 node.utilization_history.append((now, sum(measured) / len(measured)))
         return changed
 
+    def not_ahead_of(self, now: float) -> None:
+        """The clock may have been set back: nothing that we know was seen later than now.
+
+        Else a node that falls silent would look fresh, and one that is well not yet clear, for as long as it went back.
+        """
+        for node in self._nodes.values():
+            node.received_seconds = min(node.received_seconds, now)
+            node.clear_since_seconds = min(node.clear_since_seconds, now)
+
     def disconnected(self, name: str) -> None:
         """The node's stream ended; its last report stays until it ages out."""
         if node := self._nodes.get(name):
@@ -179,7 +191,8 @@ def _take_repairs(node: NodeState, report: pb.NodeReport) -> bool:
         node.outcomes = tuple(outcome_from_wire(each) for each in report.outcomes[:MAX_OUTCOMES])
     node.repairs = frozenset(report.repairs[:MAX_OUTCOMES])
     node.holders = {
-        each.subject: tuple(each.pods[:MAX_HOLDERS]) for each in report.holders[:MAX_FINDINGS]
+        each.subject[:MAX_WORD]: tuple(each.pods[:MAX_HOLDERS])
+        for each in report.holders[:MAX_FINDINGS]
     }
     return before != (node.outcomes, node.repairs, report.boot_id[:MAX_TEXT])
 
@@ -187,6 +200,10 @@ def _take_repairs(node: NodeState, report: pb.NodeReport) -> bool:
 def _finding(message: pb.Finding, now: float) -> Finding:
     """One finding; a start that is no time, or still to come, is now: it decides who goes first."""
     finding = finding_from_wire(message)
+    if len(finding.code) > MAX_WORD or len(finding.subject) > MAX_WORD:
+        finding = msgspec.structs.replace(
+            finding, code=finding.code[:MAX_WORD], subject=finding.subject[:MAX_WORD]
+        )
     if 0.0 < finding.since_seconds <= now:
         return finding
     return msgspec.structs.replace(finding, since_seconds=now)

@@ -49,7 +49,7 @@ class Webhook:
         headers = {
             "Content-Type": "application/json",
             "User-Agent": "fleetmedic",
-            "Idempotency-Key": f"{incident.name}:{incident.phase}",
+            "Idempotency-Key": _key(incident),
             **await self._authorization(),
         }
         body = msgspec.json.encode(message(notify))
@@ -100,6 +100,13 @@ def message(notify: Notify) -> dict[str, Any]:
         "note": incident.note,
         "status": to_status(incident),
     }
+
+
+def _key(incident: Incident) -> str:
+    """The same for repeats of the same news; another one when the incident comes to this phase a second time."""
+    since = incident.phase_since_seconds
+    entered = "" if since is None else f":{since:.0f}"
+    return f"{incident.name}:{incident.phase}{entered}"
 
 
 def _read(path: Path) -> Callable[[], str]:

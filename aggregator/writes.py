@@ -18,6 +18,7 @@ from aggregator.policy.model import (
     ClusterView,
     Incident,
     Intent,
+    Notify,
     SaveIncident,
     SetCondition,
     kind_of,
@@ -27,6 +28,8 @@ from aggregator.stats import AggregatorStats
 log = structlog.get_logger("decision")
 
 MAX_PARALLEL_WRITES = 32
+MAX_PARALLEL_CALLS = 8
+"""To the webhook, beside the writes: one that hangs must not hold up taints."""
 
 LOUD = frozenset({"set-taint", "remove-taint", "cordon", "uncordon", "notify"})
 """What changes something for pods or people."""
@@ -51,11 +54,17 @@ class Writes:
         self._on_done = on_done
         self._under_way: dict[str, Sequence[Intent]] = {}
         self._resting: set[str] = set()
+        self._failed: set[str] = set()
         self._slots = asyncio.Semaphore(MAX_PARALLEL_WRITES)
+        self._calls = asyncio.Semaphore(MAX_PARALLEL_CALLS)
 
     def busy(self, node: str) -> bool:
         """Whether this node is to be left alone for now."""
         return node in self._under_way or node in self._resting
+
+    def failed(self, node: str) -> bool:
+        """Whether its newest writes did not all succeed, so that the same is decided about it once more."""
+        return node in self._failed
 
     def rested(self) -> None:
         """A tick passed: what failed may be tried again."""
@@ -97,8 +106,11 @@ class Writes:
             done = done and all(each.result() for each in others)
         finally:
             del self._under_way[node]
-        if not done:
+        if done:
+            self._failed.discard(node)
+        else:
             self._resting.add(node)
+            self._failed.add(node)
         self._on_done(node)
 
     async def _apply_in_order(self, intents: Sequence[Intent], view: ClusterView) -> bool:
@@ -110,7 +122,7 @@ class Writes:
 
     async def _apply(self, intent: Intent, view: ClusterView) -> bool:
         taken, text = True, intent.reason
-        async with self._slots:
+        async with self._calls if isinstance(intent, Notify) else self._slots:
             try:
                 await self._edge.apply(intent)
             except EdgeError as error:

@@ -4,12 +4,17 @@ All of it goes into ``spec`` of the Incident (or into the kill switch) through t
 rights. The aggregator's own HTTP API takes no orders.
 """
 
+import time
+
 from cli.connection import MERGE, Answer, Connection, Json, Refused
-from cli.incidents import edit
+from cli.incidents import edit, open_incident
 from cli.terminal import Terminal
 from contract.vocabulary import CONTROL_CONFIG_MAP
 
 SWITCH_TRIES = 5
+TAKEN_BACK_SECONDS = 15.0
+"""For the aggregator to see that an earlier word was taken back."""
+BETWEEN_LOOKS_SECONDS = 0.2
 
 
 def hold(api: Connection, out: Terminal, *, node: str, note: str | None) -> int:
@@ -71,6 +76,7 @@ def cancel(api: Connection, out: Terminal, *, node: str, note: str | None) -> in
 
 def release(api: Connection, out: Terminal, *, node: str, note: str | None) -> int:
     """Say that a person mended it."""
+    _take_back_an_old_release(api, node)
     incident, changed = _edit_object(api, node, {"release": True}, note)
     out.say(f"{node} is said to be mended (incident {_name(incident)}){_told(changed)}.")
     out.say(
@@ -79,6 +85,31 @@ def release(api: Connection, out: Terminal, *, node: str, note: str | None) -> i
     )
     _say_hold(out, incident, node)
     return 0
+
+
+def _take_back_an_old_release(api: Connection, node: str) -> None:
+    """One that was acted upon, and whose check is over, counts anew only once it was seen to be taken back.
+
+    Raises:
+        Refused: it was not seen in time.
+    """
+    if not _acted_upon(open_incident(api, node)):
+        return
+    edit(api, node, lambda spec: {"release": False} if spec.get("release") else {})
+    until = time.monotonic() + TAKEN_BACK_SECONDS
+    while _acted_upon(open_incident(api, node)):
+        if time.monotonic() >= until:
+            raise Refused(
+                f"Fleetmedic has not seen yet that the earlier release of {node!r} is taken back: run this again in a "
+                f"minute; where the incident is on hold or everything is stopped, let it go on first "
+                f"(`fleetmedic explain {node}` says so)"
+            )
+        time.sleep(BETWEEN_LOOKS_SECONDS)
+
+
+def _acted_upon(incident: Json) -> bool:
+    status = incident.get("status") or {}
+    return bool(status.get("releaseTakenTime")) and status.get("phase") != "verifying"
 
 
 def note(api: Connection, out: Terminal, *, node: str, text: str) -> int:
@@ -156,9 +187,7 @@ def _switch(api: Connection, namespace: str, reason: str | None) -> str:
         found = api.ask("GET", f"{collection}/{CONTROL_CONFIG_MAP}")
         if found.status not in (200, 404):
             raise Refused(_why(found, "get", namespace))
-        before = (
-            str((found.body.get("data") or {}).get("stop") or "") if found.status == 200 else ""
-        )
+        before = _stopped(found.body) if found.status == 200 else ""
         if before == (reason or ""):
             return before
         if found.status == 404:
@@ -166,7 +195,11 @@ def _switch(api: Connection, namespace: str, reason: str | None) -> str:
             answer, verb = api.ask("POST", collection, body), "create"
         else:
             version = found.body["metadata"]["resourceVersion"]
-            patch = {"metadata": {"resourceVersion": version}, "data": {"stop": reason}}
+            patch: Json = {
+                "metadata": {"resourceVersion": version},
+                "data": {"stop": reason},
+                "binaryData": {"stop": None},
+            }
             path, verb = f"{collection}/{CONTROL_CONFIG_MAP}", "patch"
             answer = api.ask("PATCH", path, patch, content_type=MERGE)
         if answer.status in (200, 201):
@@ -174,6 +207,13 @@ def _switch(api: Connection, namespace: str, reason: str | None) -> str:
         if answer.status != 409:
             raise Refused(_why(answer, verb, namespace))
     raise Refused(f"{namespace}/{CONTROL_CONFIG_MAP} is being changed all the time; try again")
+
+
+def _stopped(switch: Json) -> str:
+    """What a switch says; whatever stands under its key stops."""
+    if said := (switch.get("data") or {}).get("stop"):
+        return str(said)
+    return "no reason given" if (switch.get("binaryData") or {}).get("stop") else ""
 
 
 def _why(answer: Answer, verb: str, namespace: str) -> str:

@@ -23,12 +23,20 @@ PIPE_WIDTH = 10_000
 """Where no person looks, nothing is folded: the next program wants whole lines."""
 
 
+class _Console(Console):
+    """One whose reader may leave: rich would call that a failure, and `| grep -q` leaves early."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        raise BrokenPipeError
+
+
 class Terminal:
     """Standard output, as wide as it is."""
 
     def __init__(self, width: int | None = None) -> None:
         watched = sys.stdout.isatty()
-        self._console = Console(
+        self._console = _Console(
             file=sys.stdout,
             highlight=False,
             markup=False,

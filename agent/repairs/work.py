@@ -93,10 +93,14 @@ class Worker:
         if self._nvidia is None:
             return Result(OutcomeState.REFUSED, "this agent does not read NVIDIA GPUs")
         words = self._rules.reset.with_values(device=pci_bus_id(device))
+        known = self._agent.snapshot.gpus
         async with self._nvidia.released(f"{device} is reset"):
-            # Saving the directive took a moment, in which a pod may have come.
-            gpu = _gpu(self._agent.snapshot, device)
-            if gpu is not None and (why := in_use(gpu, self._agent.snapshot)):
+            # Saving the directive and letting go took a moment, in which a pod may have come. A tick meanwhile knows
+            # no GPUs; what the kubelet calls them is known from before.
+            now = self._agent.snapshot
+            now = now if now.gpus else msgspec.structs.replace(now, gpus=known)
+            gpu = _gpu(now, device)
+            if gpu is not None and (why := in_use(gpu, now)):
                 return Result(OutcomeState.REFUSED, why)
             before = dict(self._agent.gpu_counters)
             done = await process.run(words, limit_seconds=self._rules.reset_limit_seconds)

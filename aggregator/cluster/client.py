@@ -40,6 +40,8 @@ CONNECT_SECONDS = 3.0
 PAGE = 500
 TEXT = 256
 """Characters kept of a text that the server sent, so that no blob reaches a log."""
+RETRY_AFTER_SECONDS = 60.0
+"""Most of what a server may ask for: a longer sleep would be blindness."""
 CAUSES = 8
 """Of one refusal."""
 
@@ -279,7 +281,7 @@ def _refusal(
     causes = _causes(status)
     if code == 429:
         asked = response.headers.get("Retry-After", "") if response is not None else ""
-        seconds = float(asked) if asked.isdigit() else 1.0
+        seconds = min(float(asked), RETRY_AFTER_SECONDS) if asked.isdecimal() else 1.0
         return TooManyRequests(text, status=code, retry_after_seconds=seconds, causes=causes)
     if code >= 500:
         return Unavailable(text, status=code, causes=causes)

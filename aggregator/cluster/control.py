@@ -9,12 +9,16 @@ That there is none is the normal case, and means go. That nobody can say whether
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from aggregator.cluster.client import Api, Json
 from aggregator.cluster.reflector import Reflector, Timings
 from contract.vocabulary import CONTROL_CONFIG_MAP
 
 KEY = "stop"
 REASON_LENGTH = 200
+PAUSE_SECONDS = 1.0
+"""Longest pause before it is read again where reading or watching failed: a stop must not wait for our patience."""
 GRACE_SECONDS = 30.0
 """Between a watch that is given up for silence and the new list."""
 
@@ -48,7 +52,9 @@ class Control:
             on_change=on_change,
             clock=clock,
             random=random,
-            timings=timings,
+            timings=msgspec.structs.replace(
+                timings, backoff_max_seconds=min(timings.backoff_max_seconds, PAUSE_SECONDS)
+            ),
             query={"fieldSelector": f"metadata.name={CONTROL_CONFIG_MAP}"},
         )
         self._where = f"{namespace}/{CONTROL_CONFIG_MAP}"

@@ -193,7 +193,8 @@ class _Writer:
 
     def _attempt(self, one: Attempt) -> AttemptObject:
         return AttemptObject(
-            id=one.id[: self._word] or "unnamed",
+            # Whole in any case: cut short, one attempt would be taken for another, and its outcome with it.
+            id=one.id[:MAX_WORD] or "unnamed",
             rung=one.rung[: self._word] or "unknown",
             subject=one.subject[: self._word],
             code=one.code[: self._word],
@@ -209,7 +210,7 @@ class _Writer:
         if drain is None:
             return None
         return DrainObject(
-            attempt=drain.attempt[: self._word],
+            attempt=drain.attempt[:MAX_WORD],
             state=drain.state,
             pods_total=max(0, min(drain.pods_total, MAX_PODS)),
             pods_gone=max(0, min(drain.pods_gone, MAX_PODS)),

@@ -33,6 +33,8 @@ class Overlay:
         self._cordons: dict[str, Cordon | Uncordon] = {}
         self._conditions: dict[str, dict[str, Condition]] = {}
         self._incidents: dict[str, Incident] = {}
+        self._closed: dict[str, None] = {}
+        """Names of those that are closed, the one written first in front."""
         self._forgotten: set[str] = set()
 
     def record(self, intent: Intent) -> None:
@@ -48,16 +50,20 @@ class Overlay:
             case SaveIncident(incident=incident):
                 self._forgotten.discard(incident.name)
                 self._incidents[incident.name] = incident
-                self._trim()
+                self._trim(incident)
             case ForgetIncident(name=name):
                 self._incidents.pop(name, None)
+                self._closed.pop(name, None)
                 self._forgotten.add(name)
 
-    def _trim(self) -> None:
+    def _trim(self, written: Incident) -> None:
         """A dry run may last for weeks: forget the closed incidents that were written first."""
-        closed = [name for name, each in self._incidents.items() if not each.open]
-        for name in closed[: max(0, len(closed) - MAX_CLOSED_INCIDENTS)]:
-            del self._incidents[name]
+        self._closed.pop(written.name, None)
+        if not written.open:
+            self._closed[written.name] = None
+        if len(self._closed) > MAX_CLOSED_INCIDENTS:
+            first = next(iter(self._closed))
+            del self._closed[first], self._incidents[first]
 
     def saved(self, name: str) -> bool:
         """Whether this incident was to be written."""

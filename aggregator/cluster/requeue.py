@@ -186,7 +186,7 @@ class Requeues:
         except NotFound:
             self._paid(path, owed, "")
         except Conflict:
-            self._wake.set()
+            pass  # changed meanwhile: the next look decides anew, after its pause
         except (ApiError, EdgeError) as error:
             if str(error) != owed.trouble:
                 owed.trouble = str(error)

@@ -16,6 +16,8 @@ from aggregator.policy.drain.pods import Pod
 ATTEMPT = "fleetmedic.io/drain-attempt"
 """Under which drain a pod was asked or waited for."""
 WAITED_FOR_SINCE = "fleetmedic.io/drain-waits-since"
+CLOCKS_DIFFER_SECONDS = 60.0
+"""So much may the clock of the leader before us have been ahead."""
 
 
 class Unit(NamedTuple):
@@ -107,9 +109,11 @@ def _asked(desk: Desk, pod: Pod, key: str) -> float | None:
     if pod.annotations.get(ATTEMPT) not in desk.attempts:
         return None
     try:
-        return to_seconds(pod.annotations.get(key, ""))
+        since = to_seconds(pod.annotations.get(key, ""))
     except ValueError:
         return None
+    # Whoever owns the pod may write there, too: a time to come would put the deadline off for ever.
+    return since if since <= desk.wall() + CLOCKS_DIFFER_SECONDS else None
 
 
 async def _ask(desk: Desk, pod: Pod, key: str, attempt: str) -> float:

@@ -1,5 +1,6 @@
 """Finds the Kueue Workload that holds a pod's quota: by the pod's word, or up the chain of its owners."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -12,20 +13,33 @@ JOB_UID = "kueue.x-k8s.io%2Fjob-uid"
 VERSIONS = ("v1beta2", "v1beta1")
 MOST_OWNERS = 5
 """TrainJob, JobSet, Job, pod is as deep as it gets."""
-OWNERS = (
-    "batch/",
-    "jobset.x-k8s.io/",
-    "trainer.kubeflow.org/",
-    "kubeflow.org/",
-    "leaderworkerset.x-k8s.io/",
-)
-"""API groups of what Kueue queues and pods name as their owner; about others nothing is asked."""
+OWNERS: Mapping[str, frozenset[str]] = {
+    "batch": frozenset({"Job"}),
+    "jobset.x-k8s.io": frozenset({"JobSet"}),
+    "trainer.kubeflow.org": frozenset({"TrainJob"}),
+    "kubeflow.org": frozenset(
+        {"PyTorchJob", "MPIJob", "TFJob", "XGBoostJob", "PaddleJob", "JAXJob"}
+    ),
+    "leaderworkerset.x-k8s.io": frozenset({"LeaderWorkerSet"}),
+}
+"""API group → kinds that Kueue queues and pods name as their owner: those that we may read. About others (a CronJob,
+a Katib Trial) nothing is asked, as they stand in no queue."""
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+_VERSION = re.compile(r"[a-z0-9][-a-z0-9.]*/v[a-z0-9]+")
 
 
 def path_of(namespace: str, owner: Owner) -> str:
     """The API path of an owner. Plurals as all of these kinds have them."""
     root = "apis" if "/" in owner.api_version else "api"
     return f"/{root}/{owner.api_version}/namespaces/{namespace}/{owner.kind.lower()}s/{owner.name}"
+
+
+def can_be(owner: Owner) -> bool:
+    """Whether there can be such an object. The API server takes an owner as whoever makes the pod writes it."""
+    return (
+        _VERSION.fullmatch(owner.api_version) is not None
+        and _NAME.fullmatch(owner.name) is not None
+    )
 
 
 async def workload_of(workloads: Workloads, pod: Pod) -> str:
@@ -35,7 +49,7 @@ async def workload_of(workloads: Workloads, pod: Pod) -> str:
         WorkloadError: it cannot be told.
     """
     name = pod.annotations.get(WORKLOAD_OF_KUEUE) or pod.labels.get(POD_GROUP_OF_KUEUE)
-    if name:
+    if name and _NAME.fullmatch(name):
         return await _named(workloads, pod.namespace, name)
     owner = await _queued_owner(workloads, pod)
     return await _owned(workloads, pod.namespace, owner) if owner else ""
@@ -46,7 +60,7 @@ async def _queued_owner(workloads: Workloads, pod: Pod) -> str:
     found = pod.uid if QUEUE in pod.labels and pod.owner is None else ""
     owner = pod.owner
     for _ in range(MOST_OWNERS):
-        if owner is None or not owner.api_version.startswith(OWNERS):
+        if owner is None or not _may_stand_in_a_queue(owner):
             break
         read = await workloads.get(path_of(pod.namespace, owner))
         metadata = _mapping(read.get("metadata")) if read else {}
@@ -56,6 +70,11 @@ async def _queued_owner(workloads: Workloads, pod: Pod) -> str:
             found = owner.uid
         owner = _controller(metadata)
     return found
+
+
+def _may_stand_in_a_queue(owner: Owner) -> bool:
+    group = owner.api_version.partition("/")[0]
+    return owner.kind in OWNERS.get(group, ()) and can_be(owner)
 
 
 async def _named(workloads: Workloads, namespace: str, name: str) -> str:

@@ -52,6 +52,8 @@ class NodeDrain:
         self._held_up: dict[str, str] = {}
         self._workers: dict[str, asyncio.Task[None]] = {}
         """By UID or gang key."""
+        self._moved_by: dict[str, frozenset[str]] = {}
+        """By key of a worker: the UIDs of the pods that it is about."""
         self._left: tuple[PodPlan, ...] = ()
         self._remover = Remover(
             desk,
@@ -88,6 +90,7 @@ class NodeDrain:
         self._returns.saw(going)
         self._left = tuple(each for each in going if not self._counts_as_gone(each))
         self._tidy()
+        self._stop_what_may_not_go(plan)
         if not self._left:
             self._tell(DrainState.DONE, "")
             return True
@@ -172,6 +175,19 @@ class NodeDrain:
             else self._remover.gang(gang, [each.pod for each in pods])
         )
         self._workers[key] = tasks.create_task(work, name=f"evict-{key}")
+        self._moved_by[key] = frozenset(each.pod.uid for each in pods)
+
+    def _stop_what_may_not_go(self, plan: DrainPlan) -> None:
+        """What a look forbids holds for pods that are still being tried, too; those that go already are let go."""
+        free = {
+            each.pod.uid
+            for each in plan.going
+            if not plan.refused or each.verdict is Verdict.LEAVING
+        }
+        forbidden = {each.pod.uid for each in plan.pods} - free
+        for key, worker in self._workers.items():
+            if self._moved_by[key] & forbidden and not self._moved_by[key] & free:
+                worker.cancel()
 
     def _counts_as_gone(self, each: PodPlan) -> bool:
         return self._desk.workloads.dry_run and each.pod.uid in self._accepted
@@ -186,6 +202,7 @@ class NodeDrain:
         """Forget workers that returned and pods that are gone."""
         here = {each.pod.uid for each in self._left}
         self._workers = {key: task for key, task in self._workers.items() if not task.done()}
+        self._moved_by = {key: uids for key, uids in self._moved_by.items() if key in self._workers}
         self._held_up = {uid: text for uid, text in self._held_up.items() if uid in here}
 
     def _accept(self, uid: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from aggregator.cluster.workloads import WorkloadError, Workloads
 from aggregator.drain import kueue
 from aggregator.policy.drain.gangs import Gang, gang_of
+from aggregator.policy.drain.plan import of_daemon_set
 from aggregator.policy.drain.plan_model import Facts
 from aggregator.policy.drain.pods import DisruptionBudget, Pod
 
@@ -96,10 +97,12 @@ class Survey:
         owners = {
             pod.owner.uid: (pod.namespace, pod.owner)
             for pod in pods
-            if pod.owner is not None and pod.owner.kind == "DaemonSet"
+            if pod.owner is not None and of_daemon_set(pod)
         }
         for uid, (namespace, owner) in owners.items():
             if uid not in self._daemon_sets:
-                found = await self._workloads.get(kueue.path_of(namespace, owner))
-                self._daemon_sets[uid] = found is not None
+                self._daemon_sets[uid] = (
+                    kueue.can_be(owner)
+                    and await self._workloads.get(kueue.path_of(namespace, owner)) is not None
+                )
         return [uid for uid in owners if not self._daemon_sets[uid]]

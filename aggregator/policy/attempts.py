@@ -4,6 +4,8 @@ An attempt is saved in the Incident before anything is done for it. From then on
 outcome is known or its deadline has passed; drains and directives are carried out so that a repeated order is none.
 """
 
+import math
+
 import msgspec
 
 from aggregator.policy.case import Case
@@ -46,11 +48,23 @@ def begin(
         rung=rung,
         subject=subject,
         code=code,
-        started_seconds=case.now,
+        started_seconds=_no_earlier(incident, case.now),
         deadline_seconds=case.now + seconds,
         boot_id=case.health.boot_id,
     )
     return msgspec.structs.replace(incident, attempts=(*incident.attempts, attempt))
+
+
+def _no_earlier(incident: Incident, now: float) -> float:
+    """Now, but not before what this incident stands on: a leader's clock may be behind the one before it."""
+    began = (incident.quarantined_seconds, incident.phase_since_seconds)
+    return max([now, *(each for each in began if each is not None)])
+
+
+def after_all(incident: Incident, now: float) -> float:
+    """Now, but after the start of every attempt: what was done before must not count for what begins now."""
+    newest = max((each.started_seconds for each in incident.attempts), default=now)
+    return now if newest < now else math.nextafter(newest, math.inf)
 
 
 def open_attempt(incident: Incident) -> Attempt | None:
@@ -75,7 +89,14 @@ def judge(attempt: Attempt, case: Case) -> tuple[AttemptOutcome, str]:
     """How an open attempt stands, and the evidence in words."""
     if attempt.rung in DRAINS:
         return _judge_drain(attempt, case)
-    told = next((each for each in case.health.outcomes if each.id == attempt.id), None)
+    told = next(
+        (
+            each
+            for each in case.health.outcomes
+            if each.id == attempt.id and each.kind == attempt.rung
+        ),
+        None,
+    )
     if told is not None and told.state is not OutcomeState.RUNNING:
         return _told(attempt, told, case)
     if case.now < attempt.deadline_seconds:

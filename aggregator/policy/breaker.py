@@ -70,6 +70,9 @@ class Breakers:
             if incident.quarantined_seconds is not None:
                 newest = max(self._probed.get(code, 0.0), incident.quarantined_seconds)
                 self._probed[code] = newest
+        for each in incident.attempts:
+            newest = max(self._probed.get(each.code, 0.0), each.started_seconds)
+            self._probed[each.code] = newest
 
     def state(self, code: str) -> BreakerState:
         """Of this code, now."""

@@ -13,6 +13,9 @@ from aggregator.policy.ladder import DRAINS, REPAIRS, Rung
 from aggregator.policy.model import Attempt, AttemptOutcome, Incident
 from contract.vocabulary import Finding, Severity
 
+ASKS_A_PERSON = "waits for a person"
+"""What the next step of an incident says whose rung needs approval."""
+
 
 class Start(msgspec.Struct, frozen=True):
     """This rung is due now, as far as the ladder goes."""
@@ -111,6 +114,8 @@ def _rung(rung: Rung, finding: Finding, incident: Incident, case: Case) -> Next 
         if _given_up(tries, incident, bounds.most_attempts):
             last = tries[-1].text if tries else ""
             return Human(f"{rung} does not succeed: {last or 'it was tried often enough'}")
+        if len(tries) >= bounds.most_attempts:
+            return f"{rung} was done {len(tries)} times already"
     elif passed := _passed(rung, finding.code, tries, incident, case):
         return passed
     last_start = max((each.started_seconds for each in tries), default=None)
@@ -118,7 +123,7 @@ def _rung(rung: Rung, finding: Finding, incident: Incident, case: Case) -> Next 
         until = last_start + bounds.cool_down_seconds
         return Wait("cool-down", rung, f"{rung} again after its cool-down", until)
     if rung in config.needs_approval and rung not in incident.approve:
-        text = f"{rung} waits for a person: fleetmedic approve {incident.node} {rung}"
+        text = f"{rung} {ASKS_A_PERSON}: fleetmedic approve {incident.node} {rung}"
         return Wait("approval", rung, text)
     return Start(rung, finding)
 
@@ -141,7 +146,7 @@ def drained(incident: Incident, rung: Rung) -> bool:
 
 
 def _given_up(tries: Sequence[Attempt], incident: Incident, most: int) -> bool:
-    """A drain is only repeated where it did not succeed; those that did, in earlier quarantines, are no failure."""
+    """Within one quarantine a drain is only repeated where it did not succeed; those that did are no failure."""
     since = _quarantined(incident)
     failed = [each for each in tries if each.outcome is not AttemptOutcome.DONE]
     stopped = any(
@@ -159,6 +164,8 @@ def _passed(rung: Rung, code: str, tries: Sequence[Attempt], incident: Incident,
         return f"{rung} needs a drain before it"
     if rung is Rung.REBOOT_NODE and not drained(incident, Rung.DRAIN):
         return f"{rung} needs a drain of the whole node before it"
+    if rung is Rung.REBOOT_NODE and not case.health.boot_id:
+        return f"{rung} could not be proven: the node's agent does not tell its boot id"
     over = [
         each for each in tries if each.code == code and each.outcome is not AttemptOutcome.FAILED
     ]

@@ -5,10 +5,11 @@ and nothing else. The same inputs give the same answer.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 
 import msgspec
 
+from aggregator.policy.attempts import after_all
 from aggregator.policy.case import Case, Declined, Step
 from aggregator.policy.config import PolicyConfig
 from aggregator.policy.guards import Guards, is_hard
@@ -65,7 +66,12 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 def decide(
-    fleet: Iterable[NodeHealth], view: ClusterView, config: PolicyConfig, now: float
+    fleet: Iterable[NodeHealth],
+    view: ClusterView,
+    config: PolicyConfig,
+    now: float,
+    *,
+    busy: Container[str] = (),
 ) -> Decision:
     """Decide for every node that has a place in the cluster.
 
@@ -74,10 +80,11 @@ def decide(
         view: the cluster as of now; nothing is decided on an unsynced one, or once a person stopped everything.
         config: the policy's settings.
         now: Unix time.
+        busy: nodes about which nothing is decided now. What they show counts all the same.
     """
     if not view.synced or view.stopped:
         return Decision()
-    return _Round(fleet, view, config, now).decision()
+    return _Round(fleet, view, config, now).decision(busy)
 
 
 class _Round:
@@ -95,21 +102,37 @@ class _Round:
         for each in view.incidents.values():
             if not each.open:
                 self._closed[each.node].append(each)
-        self._guards = Guards(self._fleet, view, self._open, config, now)
+        self._muted = {
+            name: codes for name, each in self._closed.items() if (codes := muted_codes(each, now))
+        }
+        self._guards = Guards(self._ours(), view, self._open, config, now)
         self._earlier = _earlier_quarantines(view, config, now)
         self._intents: list[Intent] = []
         self._declined: list[Declined] = []
         self._drains: list[DrainOrder] = []
         self._directives: list[DirectiveOrder] = []
 
-    def decision(self) -> Decision:
+    def _ours(self) -> list[NodeHealth]:
+        """What the nodes show that are not left to people: what those show for ever is no crowd."""
+        return [
+            self._unmuted(each)
+            for each in self._fleet
+            if self._view.nodes[each.name].managed
+            and not ((known := self._open.get(each.name)) and is_peoples(known))
+        ]
+
+    def _unmuted(self, health: NodeHealth) -> NodeHealth:
+        return without(health, self._muted.get(health.name, frozenset()))
+
+    def decision(self, busy: Container[str]) -> Decision:
         self._intents += [
             departed(each, self._now)
             for each in self._open.values()
             if each.node not in self._view.nodes and not is_peoples(each)
         ]
         for health in sorted(self._fleet, key=_urgency):
-            self._node(health, self._view.nodes[health.name])
+            if health.name not in busy:
+                self._node(health, self._view.nodes[health.name])
         self._intents += self._forgotten()
         return Decision(
             tuple(self._intents),
@@ -124,7 +147,7 @@ class _Round:
         incident = self._open.get(node.name)
         if incident is not None and is_peoples(incident):
             return
-        health = without(health, muted_codes(self._closed[node.name], self._now))
+        health = self._unmuted(health)
         if text := overruled(incident, node):
             self._overruled(incident, health, node, text)
         elif health.age_seconds > silence:
@@ -137,7 +160,8 @@ class _Round:
             opened = open_incident(health, self._now)
             self._take(None, self._step(opened, health, node), node)
         else:
-            self._intents += _leftovers(health, node, self._config)
+            muted = node.name in self._muted
+            self._intents += _leftovers(health, node, self._config, muted=muted)
 
     def _case(self, health: NodeHealth, node: ClusterNode) -> Case:
         return Case(
@@ -157,6 +181,9 @@ class _Round:
         incident = with_codes_noted(incident, health, self._now)
         if not incident.release and incident.release_taken_seconds is not None:
             incident = msgspec.structs.replace(incident, release_taken_seconds=None)
+        if _lapsed(incident, node):
+            anew = after_all(incident, self._now)
+            incident = msgspec.structs.replace(incident, quarantined_seconds=anew)
         return STEPS[incident.phase](incident, self._case(health, node))
 
     def _take(self, known: Incident | None, step: Step | None, node: ClusterNode) -> None:
@@ -193,8 +220,11 @@ class _Round:
             return
         known = self._view.incidents.get(incident.name)
         over = overrule(incident, node, text, self._config, self._now)
-        step = Step(incident=over, taint=None, why=text, cordon=False)
-        self._take(known, step, node)
+        intents = intents_of(known, Step(incident=over, taint=None, why=text, cordon=False), node)
+        if not over.cancel:
+            # What a person took off is the only trace of that until it is written down.
+            intents.sort(key=lambda each: not isinstance(each, SaveIncident))
+        self._intents += intents
 
     def _forgotten(self) -> list[ForgetIncident]:
         """Closed long ago, and not needed any more to count attempts or to keep a person's word."""
@@ -237,6 +267,14 @@ def _standing(incident: Incident) -> tuple[bool, bool, bool, float, str]:
     )
 
 
+def _lapsed(incident: Incident, node: ClusterNode) -> bool:
+    """Whether pods may have come since the node was drained: the hard taint that says they did not is gone."""
+    if incident.soak_since_seconds is not None or is_hard(node.taint):
+        return False
+    since = incident.quarantined_seconds
+    return since is not None and any(each.started_seconds >= since for each in incident.attempts)
+
+
 def _urgency(health: NodeHealth) -> tuple[int, float, str]:
     """Worst first, then longest suffering: who gets what is left of a budget."""
     if not health.findings:
@@ -262,8 +300,15 @@ def _release_after(earlier: int, config: PolicyConfig) -> float:
     return min(config.release_after_seconds * 2.0 ** min(earlier, 30), most)
 
 
-def _leftovers(health: NodeHealth, node: ClusterNode, config: PolicyConfig) -> list[Intent]:
-    """What is ours on a healthy, reporting node without an open incident: left over from a crash."""
+def _leftovers(
+    health: NodeHealth, node: ClusterNode, config: PolicyConfig, *, muted: bool
+) -> list[Intent]:
+    """What is ours on a reporting node without an open incident: left over from a crash.
+
+    Where a person's act mutes what it shows, it goes at once; else once the node is seen to be healthy.
+    """
+    if muted:
+        return _take_back(node, "a person overruled us, and no incident is open on this node")
     blind = any(
         each.state >= SourceState.FAILING and each.name in SOURCE_OF_DOMAIN.values()
         for each in health.sources

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from aggregator.policy.breaker import Breakers
+from aggregator.policy.breaker import Breakers, BreakerState
 from aggregator.policy.config import PolicyConfig, budget, drain_budget, reboot_budget
 from aggregator.policy.health import NodeHealth
 from aggregator.policy.ladder import Rung
@@ -33,7 +33,7 @@ class Guards:
     """One round's bounds.
 
     Args:
-        fleet: the newest reports.
+        fleet: the newest reports, of the nodes that we may act on.
         view: the cluster as of now.
         open_incidents: by node, the one that counts.
         config: the policy's settings.
@@ -54,14 +54,16 @@ class Guards:
         pools = {name: node.pool for name, node in view.nodes.items()}
         present = [each for each in open_incidents.values() if each.node in pools]
         hard = {each.node for each in present if was_quarantined(each)}
-        hard |= {node.name for node in view.nodes.values() if is_hard(node.taint)}
-        self._quarantined = Counter(pools[name] for name in hard)
+        tainted = {node.name for node in view.nodes.values() if is_hard(node.taint)}
+        self._quarantined = Counter(pools[name] for name in hard | tainted)
         self._worked_on = Counter(pools[each.node] for each in present if under_work(each))
         self._rebooting = Counter(pools[each.node] for each in present if _reboots(each))
         self._this_minute = sum(
             each.quarantined_seconds is not None and now - each.quarantined_seconds < RATE_SECONDS
             for each in view.incidents.values()
         )
+        # When these were quarantined could not be written down: it may have been just now.
+        self._this_minute += len(tainted - hard)
 
     def quarantine(self, health: NodeHealth) -> Refusal | None:
         """Ask to put a node, which is not yet, under hard quarantine."""
@@ -82,16 +84,30 @@ class Guards:
         self._breakers.took(codes)
         return None
 
-    def work(self, health: NodeHealth) -> Refusal | None:
-        """Ask to begin a drain or a repair of a node that is not under work yet."""
-        if text := self._breakers.refuses(_codes(health)):
+    def work(self, health: NodeHealth, code: str) -> Refusal | None:
+        """Ask to begin a drain or a repair of a node that is not under work yet.
+
+        Args:
+            health: of the node.
+            code: of the finding that it is done for; another code of the node is no reason to do it.
+        """
+        if text := self._breakers.refuses([code]):
             return Refusal("breaker", text)
-        return self._take(
+        refusal = self._take(
             self._worked_on,
             health.pool,
             drain_budget(self._sizes[health.pool], self._config),
             "drained or repaired",
         )
+        if refusal is None:
+            self._breakers.took([code])
+        return refusal
+
+    def more_work(self, code: str) -> Refusal | None:
+        """Ask to begin the next rung on a node that is under work: it has its room, and is a probe already."""
+        if self._breakers.state(code) is BreakerState.OPEN:
+            return Refusal("breaker", self._breakers.refuses([code]))
+        return None
 
     def reboot(self, health: NodeHealth) -> Refusal | None:
         """Ask to reboot a node."""

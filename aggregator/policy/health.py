@@ -86,11 +86,16 @@ def conditions(
 def unseen(domains: Iterable[Domain], sources: Iterable[SourceStatus]) -> str:
     """Which source hides whether these parts are well, in words; empty where all of them are seen.
 
-    A source that the agent was never given hides nothing: it is then not what its findings rest on.
+    A source that the agent was never given hides nothing: it is then not what its findings rest on. One that tells of
+    a part beside others, such as the kernel log, hides something only where it is here and cannot be read.
     """
     states = {each.name: each.state for each in sources}
-    for name in sorted({SOURCE_OF_DOMAIN[domain] for domain in domains}):
+    asked = set(domains)
+    for name in sorted({SOURCE_OF_DOMAIN[domain] for domain in asked}):
         if (state := states.get(name, SourceState.OK)) is not SourceState.OK:
+            return f"{name} is {state.label}"
+    for name in sorted({name for domain in asked for name in BESIDE.get(domain, ONLY_THE_LOG)}):
+        if (state := states.get(name, SourceState.OK)) >= SourceState.FAILING:
             return f"{name} is {state.label}"
     return ""
 

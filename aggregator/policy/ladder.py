@@ -36,7 +36,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """How often, how soon again and how long one rung may be tried on one node. All times in seconds."""
 
     most_attempts: int = 1
-    """Within the window, on one node; beyond it the ladder climbs."""
+    """Within the window, on one node, or one device where the rung is about a device; beyond it the ladder climbs."""
     window_seconds: float = 86_400.0
     cool_down_seconds: float = 0.0
     """Least time between the starts of two attempts on one node."""

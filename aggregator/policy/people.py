@@ -1,5 +1,6 @@
 """What people decide, and that it holds: opting out, cancelling, overruling us on the node itself, muting. Pure."""
 
+import math
 from collections.abc import Iterable
 
 import msgspec
@@ -9,7 +10,7 @@ from aggregator.policy.explain.words import lasting
 from aggregator.policy.health import NodeHealth
 from aggregator.policy.incidents import closed
 from aggregator.policy.model import ClusterNode, Incident
-from contract.vocabulary import UNMANAGED_LABEL
+from contract.vocabulary import UNMANAGED_LABEL, Severity
 
 
 def overruled(incident: Incident | None, node: ClusterNode) -> str:
@@ -56,11 +57,15 @@ def muted_codes(incidents: Iterable[Incident], now: float) -> frozenset[str]:
 
 
 def without(health: NodeHealth, codes: frozenset[str]) -> NodeHealth:
-    """The report without the findings of these codes."""
-    if not codes:
-        return health
+    """The report without the findings of these codes, as if the node had never shown them."""
     left = tuple(each for each in health.findings if each.code not in codes)
-    return msgspec.structs.replace(health, findings=left)
+    if len(left) == len(health.findings):
+        return health
+    hidden = any(
+        each.code in codes and each.severity >= Severity.CRITICAL for each in health.findings
+    )
+    clear = math.inf if hidden else health.clear_seconds
+    return msgspec.structs.replace(health, findings=left, clear_seconds=clear)
 
 
 def is_peoples(incident: Incident) -> bool:

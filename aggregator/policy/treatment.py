@@ -8,6 +8,7 @@ import msgspec
 
 from aggregator.policy.attempts import (
     MAX_ATTEMPTS,
+    after_all,
     begin,
     directive_order,
     drain_order,
@@ -18,6 +19,7 @@ from aggregator.policy.attempts import (
 from aggregator.policy.case import Case, Declined, Step
 from aggregator.policy.climb import Exhausted, Human, Start, Wait, due, subject_of
 from aggregator.policy.guards import Refusal, under_work
+from aggregator.policy.health import unseen
 from aggregator.policy.incidents import (
     MAX_TEXT,
     clearing,
@@ -27,9 +29,9 @@ from aggregator.policy.incidents import (
     taint_for,
     then,
 )
-from aggregator.policy.ladder import DRAINS, Rung
+from aggregator.policy.ladder import DRAINS, REPAIRS, Rung
 from aggregator.policy.model import Attempt, AttemptOutcome, Incident, Taint
-from contract.vocabulary import Phase, Severity
+from contract.vocabulary import DirectiveKind, Phase, Severity
 
 GRACE_SECONDS = 60.0
 """How long after its deadline an attempt on a silent node is given up."""
@@ -37,10 +39,8 @@ GRACE_SECONDS = 60.0
 
 def quarantined(incident: Incident, case: Case) -> Step:
     """No new pods; the next rung of the ladder, if there is one, or wait until it clears."""
-    if incident.release and incident.release_taken_seconds is None:
-        return verify(incident, case, "a person says that it is mended")
-    if not case.health.at_least(Severity.CRITICAL):
-        return clearing(incident, case, hard_taint(incident, case))
+    if not case.health.at_least(Severity.CRITICAL) and not _said_mended(incident):
+        return _clearing(incident, case)
     return _treat(msgspec.structs.replace(incident, clear_since_seconds=None), case)
 
 
@@ -49,8 +49,14 @@ def draining(incident: Incident, case: Case) -> Step:
     attempt = open_attempt(incident)
     if attempt is None or attempt.rung not in DRAINS:
         return _treat(incident, case)
+    if _said_mended(incident):
+        text = "a person says that it is mended"
+        return _treat(_ended(incident, attempt, AttemptOutcome.CANCELLED, text, case), case)
+    if attempt.rung not in case.config.act:
+        text = "it was turned off"
+        return _treat(_ended(incident, attempt, AttemptOutcome.FAILED, text, case), case)
     if not case.health.at_least(Severity.CRITICAL):
-        return clearing(incident, case, hard_taint(incident, case))
+        return _clearing(incident, case)
     incident = msgspec.structs.replace(incident, clear_since_seconds=None)
     if case.drain is not None and case.drain.attempt == attempt.id:
         incident = msgspec.structs.replace(incident, drain=case.drain)
@@ -75,11 +81,14 @@ def repairing(incident: Incident, case: Case) -> Step:
         return _treat(incident, case)
     outcome, text = judge(attempt, case)
     if outcome is AttemptOutcome.STARTED:
+        # Its pods were moved for a quarantine that holds since; pods may have come where it did not.
+        stands = attempt.started_seconds >= (incident.quarantined_seconds or 0.0)
+        wanted = stands and attempt.rung in case.config.act
         return Step(
             incident=then(incident, f"{attempt.rung}: {text}", attempt.deadline_seconds),
             taint=hard_taint(incident, case),
             why=f"{attempt.rung}: {text}",
-            directive=directive_order(incident, attempt),
+            directive=directive_order(incident, attempt) if wanted else None,
         )
     incident = _ended(incident, attempt, outcome, text, case)
     if outcome is AttemptOutcome.DONE:
@@ -89,11 +98,13 @@ def repairing(incident: Incident, case: Case) -> Step:
 
 def verify(incident: Incident, case: Case, text: str) -> Step:
     """Begin to verify, whatever came before."""
+    began = after_all(incident, case.now)
     incident = msgspec.structs.replace(
         moved(incident, Phase.VERIFYING, text, case.now),
+        phase_since_seconds=began,
         clear_since_seconds=None,
         soak_since_seconds=None,
-        release_taken_seconds=case.now if incident.release else incident.release_taken_seconds,
+        release_taken_seconds=began if incident.release else incident.release_taken_seconds,
         needs="",
     )
     until = case.now + case.config.verify_limit_seconds
@@ -108,7 +119,7 @@ def back_to_quarantine(incident: Incident, case: Case, text: str) -> Step:
     """The proof failed: quarantined anew, from where the ladder goes on."""
     incident = msgspec.structs.replace(
         moved(incident, Phase.QUARANTINED, text, case.now),
-        quarantined_seconds=case.now
+        quarantined_seconds=after_all(incident, case.now)
         if incident.soak_since_seconds is not None
         else incident.quarantined_seconds,
         soak_since_seconds=None,
@@ -134,14 +145,14 @@ def human(incident: Incident, case: Case, needs: str) -> Step:
 
 def needs_human(incident: Incident, case: Case) -> Step:
     """People have it. It goes on when one says it is mended, or when it is seen to be well."""
-    if incident.release and incident.release_taken_seconds is None:
+    if _said_mended(incident):
         return verify(incident, case, "a person says that it is mended")
     stay = Step(
         incident=msgspec.structs.replace(incident, clear_since_seconds=None),
         taint=hard_taint(incident, case),
         why=incident.needs,
     )
-    if case.health.at_least(Severity.CRITICAL) or _failed_its_proof(incident):
+    if _failed_its_proof(incident) or _would_fail(incident, case):
         return stay
     if incident.clear_since_seconds is None:
         seen = msgspec.structs.replace(incident, clear_since_seconds=case.now)
@@ -175,8 +186,38 @@ def _failed_its_proof(incident: Incident) -> bool:
     return last is not None and last.rung == "diagnose" and last.outcome is not AttemptOutcome.DONE
 
 
+def _would_fail(incident: Incident, case: Case) -> bool:
+    """Whether a proof would end where it began: people are told once of what only they can change."""
+    unable = case.config.diagnose and DirectiveKind.DIAGNOSE not in case.health.repairs
+    hidden = unseen({each.domain for each in incident.findings}, case.health.sources)
+    return bool(unable or hidden or case.health.at_least(Severity.DEGRADED))
+
+
+def _said_mended(incident: Incident) -> bool:
+    """Whether a person says so, and it was not acted upon yet."""
+    return incident.release and incident.release_taken_seconds is None
+
+
+def _clearing(incident: Incident, case: Case) -> Step:
+    """Wait until it is clear for long enough; what was repaired, or perhaps was, then has to prove itself."""
+    step = clearing(incident, case, hard_taint(incident, case))
+    tried = any(
+        each.rung in (*REPAIRS, DirectiveKind.DIAGNOSE)
+        and each.outcome is not AttemptOutcome.REFUSED
+        for each in incident.attempts
+    )
+    if step.incident.open or not tried:
+        return step
+    if (attempt := open_attempt(incident)) is not None:
+        text = "its findings cleared"
+        incident = _ended(incident, attempt, AttemptOutcome.FAILED, text, case)
+    return verify(incident, case, "its findings are clear; it has to prove itself")
+
+
 def _treat(incident: Incident, case: Case) -> Step:
     """The next rung."""
+    if _said_mended(incident):
+        return verify(incident, case, "a person says that it is mended")
     if len(incident.attempts) >= MAX_ATTEMPTS:
         return human(incident, case, f"{len(incident.attempts)} attempts did not mend it")
     match due(incident, case):
@@ -218,7 +259,11 @@ def _as_quarantined(
 
 def _start(incident: Incident, case: Case, start: Start) -> Step:
     rung = start.rung
-    refusal = None if under_work(incident) else case.guards.work(case.health)
+    code = start.finding.code
+    if under_work(incident):
+        refusal = case.guards.more_work(code)
+    else:
+        refusal = case.guards.work(case.health, code)
     if refusal is None and rung is Rung.REBOOT_NODE:
         refusal = case.guards.reboot(case.health)
     if refusal is not None:

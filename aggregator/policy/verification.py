@@ -2,7 +2,14 @@
 
 import msgspec
 
-from aggregator.policy.attempts import begin, directive_order, end, judge, open_attempt
+from aggregator.policy.attempts import (
+    MAX_ATTEMPTS,
+    begin,
+    directive_order,
+    end,
+    judge,
+    open_attempt,
+)
 from aggregator.policy.case import Case, Step
 from aggregator.policy.climb import due
 from aggregator.policy.health import unseen
@@ -52,6 +59,11 @@ def _problem(incident: Incident, case: Case) -> str:
     """Why not every check is clean, in words; empty: every one is."""
     if trouble := case.health.at_least(Severity.DEGRADED):
         return name_of(trouble)
+    return _hidden(incident, case)
+
+
+def _hidden(incident: Incident, case: Case) -> str:
+    """What hides whether it is well, in words."""
     return unseen({each.domain for each in incident.findings}, case.health.sources)
 
 
@@ -77,6 +89,8 @@ def _diagnosed(incident: Incident) -> bool:
 
 
 def _diagnose(incident: Incident, case: Case) -> Step:
+    if len(incident.attempts) >= MAX_ATTEMPTS:
+        return human(incident, case, f"{len(incident.attempts)} attempts did not mend it")
     if DirectiveKind.DIAGNOSE not in case.health.repairs:
         needs = (
             "its agent has no diagnostic: set its diagnostic_command, or turn the aggregator's "
@@ -123,12 +137,18 @@ def _soak(incident: Incident, case: Case) -> Step:
 def _soaking(incident: Incident, case: Case, since: float) -> Step:
     if hard := case.health.at_least(Severity.CRITICAL):
         return back_to_quarantine(incident, case, f"relapsed on probation: {describe(hard)}")
+    waited = case.now - since >= case.config.soak_seconds + case.config.verify_limit_seconds
+    only_degraded = waited and not _hidden(incident, case)
+    if only_degraded and (trouble := case.health.at_least(Severity.DEGRADED)):
+        text = f"released from probation; what is left is only degraded: {name_of(trouble)}"
+        return Step(incident=closed(incident, text, case.now), taint=None, why=text, cordon=False)
     if problem := _problem(incident, case):
         text = f"its probation begins anew once it is clean: {problem}"
         return _probation(
             msgspec.structs.replace(then(incident, text), clear_since_seconds=None), text
         )
-    if incident.clear_since_seconds is None:
+    unwatched = case.health.clear_seconds < case.now - since
+    if incident.clear_since_seconds is None or unwatched:
         since = case.now
         incident = msgspec.structs.replace(
             incident, soak_since_seconds=since, clear_since_seconds=since

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from aggregator.policy.climb import ASKS_A_PERSON
 from aggregator.policy.model import Incident
 from aggregator.web.deps import WebDeps
 from aggregator.web.rows import Moment, NodeRow
@@ -71,4 +72,6 @@ def summarize(deps: WebDeps, rows: Iterable[NodeRow], moment: Moment) -> Summary
 
 
 def _needs_human(incident: Incident) -> bool:
-    return incident.phase is Phase.NEEDS_HUMAN
+    """Whether it waits for somebody: to mend something, or to agree to the next step."""
+    asks = ASKS_A_PERSON in incident.next_step and not incident.hold
+    return incident.phase is Phase.NEEDS_HUMAN or asks

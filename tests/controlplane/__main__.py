@@ -16,11 +16,13 @@ from tests.controlplane.cluster import ControlPlane
 from tests.controlplane.crds import CrdError, apply_crds
 from tests.controlplane.manifests import gpu_node, is_ready
 from tests.controlplane.process import ProcessError
+from tests.controlplane.workspace import ENV, WorkspaceError, workspace, write_env
 
 if TYPE_CHECKING:
     from tests.controlplane.api import Json
 
 CRDS = Path("deploy/crd")
+WALK = "docs/how-to/first-incident.md"
 
 PARALLEL = 32
 """Requests in flight while creating nodes."""
@@ -38,6 +40,7 @@ examples:
   python -m tests.controlplane up --nodes 500          a fleet
   python -m tests.controlplane up --no-scheduler       to run a scheduler of your own
   python -m tests.controlplane up --kubeconfig kc      write the kubeconfig where you want it
+  python -m tests.controlplane up --workspace w        . w/env tells a shell everything (make cluster)
   python -m tests.controlplane build                   only build the binaries (minutes, once)
   export KUBEBUILDER_ASSETS=$(python -m tests.controlplane path)
 
@@ -66,6 +69,12 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument(
         "--kubeconfig", type=Path, help="also write the administrator's kubeconfig here"
     )
+    up.add_argument(
+        "--workspace",
+        type=Path,
+        metavar="DIR",
+        help="a folder for what you do with it, with a file `env` to source; removed at the end",
+    )
     return whole
 
 
@@ -93,29 +102,46 @@ def _stopping() -> None:
 
 async def _serve(options: argparse.Namespace, binaries: Path) -> None:
     started_s = time.monotonic()
-    async with ControlPlane(binaries) as plane:
-        if options.kwok:
-            await plane.start_kwok()
-        if options.scheduler:
-            await plane.start_scheduler()
-        crds = await apply_crds(plane.api, sorted(await asyncio.to_thread(_crd_files)))
-        await _create_nodes(plane, options)
-        kubeconfig = plane.kubeconfig
-        if options.kubeconfig is not None:
-            kubeconfig = options.kubeconfig
-            content = await asyncio.to_thread(plane.kubeconfig.read_bytes)
-            await asyncio.to_thread(kubeconfig.write_bytes, content)
+    with contextlib.ExitStack() as stack:
+        if options.workspace is not None:
+            stack.enter_context(workspace(options.workspace))
+        async with ControlPlane(binaries) as plane:
+            if options.kwok:
+                await plane.start_kwok()
+            if options.scheduler:
+                await plane.start_scheduler()
+            crds = await apply_crds(plane.api, sorted(await asyncio.to_thread(_crd_files)))
+            await _create_nodes(plane, options)
+            kubeconfig = plane.kubeconfig
+            if options.kubeconfig is not None:
+                kubeconfig = options.kubeconfig.absolute()
+                content = await asyncio.to_thread(plane.kubeconfig.read_bytes)
+                await asyncio.to_thread(kubeconfig.write_bytes, content)
+            print(
+                f"Kubernetes is up after {time.monotonic() - started_s:.1f} s: {options.nodes} nodes "
+                f"with {options.gpus} GPUs, {len(crds)} CRDs. Logs: {plane.folder}\n\n"
+                f"{_what_to_type(options.workspace, kubeconfig, binaries)}\n\n"
+                "Ctrl-C stops it and removes everything.",
+                flush=True,
+            )
+            await asyncio.Event().wait()
+
+
+def _what_to_type(folder: Path | None, kubeconfig: Path, binaries: Path) -> str:
+    if folder is None:
         kubectl = "kubectl" if "kubectl" in missing(binaries) else str(binaries / "kubectl")
-        print(
-            f"Kubernetes is up after {time.monotonic() - started_s:.1f} s: {options.nodes} nodes "
-            f"with {options.gpus} GPUs, {len(crds)} CRDs. Logs: {plane.folder}\n\n"
+        return (
             f"  export KUBECONFIG={kubeconfig}\n"
             f"  {kubectl} get nodes\n"
-            f"  {sys.executable} -m aggregator --help\n\n"
-            "Ctrl-C stops it and removes everything.",
-            flush=True,
+            f"  {sys.executable} -m aggregator --help"
         )
-        await asyncio.Event().wait()
+    write_env(folder, kubeconfig=kubeconfig, programs=(Path(sys.executable).parent, binaries))
+    return (
+        "In another terminal, in this folder:\n\n"
+        f"  . {folder / ENV}\n"
+        "  kubectl get nodes\n\n"
+        f"Your first incident on it, step by step: {WALK}"
+    )
 
 
 async def _create_nodes(plane: ControlPlane, options: argparse.Namespace) -> None:
@@ -159,7 +185,7 @@ def main() -> int:
         if options.command == "up":
             asyncio.run(up(options, folder))
             return 0
-    except (Unavailable, ProcessError, CrdError) as error:
+    except (Unavailable, ProcessError, CrdError, WorkspaceError) as error:
         print(f"controlplane: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

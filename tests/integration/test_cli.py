@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
@@ -86,6 +88,19 @@ async def cli(world: World, capsys: pytest.CaptureFixture[str]) -> AsyncIterator
 async def test_no_incident_is_said_so(cli: Cli) -> None:
     assert await cli("incidents") == "No open incidents. Nothing needs you.\n"
     assert json.loads(await cli("incidents", "--json")) == []
+
+
+async def test_a_reader_that_has_seen_enough_is_no_failure(cli: Cli) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "cli", "incidents", "--server", cli.server),
+        stdout=writer,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    os.close(writer)
+    _, errors = await process.communicate()
+    assert (process.returncode, errors) == (0, b"")
 
 
 async def test_incidents_are_a_table_open_ones_first(world: World, cli: Cli) -> None:

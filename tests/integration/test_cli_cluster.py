@@ -11,6 +11,7 @@ import yaml
 from aiohttp import web
 
 from aggregator.web.api import create_app
+from cli import acts
 from cli import incidents as writing
 from cli.__main__ import main
 from cli.connection import MERGE, Connection, Json
@@ -147,6 +148,41 @@ async def test_release_and_note(admin: Person, trouble: Trouble) -> None:
     assert await trouble.spec(name) == {"release": True, "note": "board replaced by Ada"}
 
 
+async def test_a_second_release_is_no_dead_end(
+    cluster: ControlPlane, admin: Person, trouble: Trouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first was acted upon, and the node failed its check: mended again, it is said again."""
+    name = await trouble.open(phase="needs-human", release=True)
+    path = f"{INCIDENTS}/{name}/status"
+
+    async def taken(when: str | None) -> None:
+        code, answer = await cluster.request(
+            "PATCH", path, {"status": {"releaseTakenTime": when}}, MERGE
+        )
+        assert code == 200, answer
+
+    await taken("2026-11-26T06:10:00Z")
+    monkeypatch.setattr(acts, "TAKEN_BACK_SECONDS", 0.1)
+    assert "on hold or everything is stopped" in await admin("release", trouble.node, status=1)
+    monkeypatch.setattr(acts, "TAKEN_BACK_SECONDS", 30.0)
+    said = asyncio.create_task(admin("release", trouble.node))
+    await cluster.until(f"{INCIDENTS}/{name}", lambda one: one["spec"]["release"] is False)
+    await taken(None)  # as the aggregator does when it sees that
+    assert "nothing is changed" not in await said
+    assert await trouble.spec(name) == {"release": True}
+
+
+async def test_a_release_whose_check_is_under_way_is_left_alone(
+    cluster: ControlPlane, admin: Person, trouble: Trouble
+) -> None:
+    name = await trouble.open(phase="verifying", release=True)
+    status = {"status": {"releaseTakenTime": "2026-11-26T06:10:00Z"}}
+    await cluster.request("PATCH", f"{INCIDENTS}/{name}/status", status, MERGE)
+    before = await trouble.read(name)
+    assert "it was so already" in await admin("release", trouble.node)
+    assert await trouble.read(name) == before
+
+
 @pytest.mark.parametrize("command", [["cancel"], ["hold"], ["approve", "drain"], ["note", "x"]])
 async def test_a_node_without_an_open_incident_is_refused_and_left_alone(
     admin: Person, trouble: Trouble, command: list[str]
@@ -194,6 +230,19 @@ async def test_what_somebody_else_wrote_meanwhile_is_not_lost(
     await admin("approve", trouble.node, "reboot-node")
     assert len(reads) == 2
     assert await trouble.spec(name) == {"approve": ["drain", "reboot-node"]}
+
+
+async def test_go_also_takes_back_a_stop_that_is_no_text(
+    admin: Person, cluster: ControlPlane, sandbox: Sandbox
+) -> None:
+    where = f"/api/v1/namespaces/{sandbox.namespace}/configmaps"
+    body = {"metadata": {"name": CONTROL_CONFIG_MAP}, "binaryData": {"stop": "AAA="}}
+    await sandbox.create(where, body)
+    assert "it was stopped: 'no reason given'" in await admin("go")
+    _, found = await cluster.request("GET", f"{where}/{CONTROL_CONFIG_MAP}")
+    assert "stop" not in (found.get("binaryData") or {})
+    await admin("stop", "again")
+    assert "it was stopped: 'again'" in await admin("go")
 
 
 async def test_stop_and_go(admin: Person, cluster: ControlPlane, sandbox: Sandbox) -> None:

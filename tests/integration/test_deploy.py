@@ -35,8 +35,6 @@ GROUPS = {
     "tfjobs": "kubeflow.org",
     "trainjobs": "trainer.kubeflow.org",
     "jobsets": "jobset.x-k8s.io",
-    "podgroups": "scheduling.volcano.sh",
-    "inferenceservices": "serving.kserve.io",
     "daemonsets": "apps",
 }
 
@@ -225,8 +223,6 @@ class TestPermissions:
                 "tfjobs",
                 "trainjobs",
                 "jobsets",
-                "podgroups",
-                "inferenceservices",
             ]
         ),
         ("get", "daemonsets", "tenant", ""),

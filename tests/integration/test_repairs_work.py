@@ -10,10 +10,11 @@ import pytest
 from agent.repairs import process
 from agent.repairs.release import ReleasableSource
 from agent.snapshot import Gpu
+from agent.snapshot.pods import PodDevices
 from agent.sources import Reading, SourceFailingError
-from contract.vocabulary import OutcomeState
+from contract.vocabulary import OutcomeState, SourceState
 from tests.repairs import GPU, Bench, script
-from tests.support import gpu, until
+from tests.support import gpu, snapshot, source, until
 
 
 @pytest.fixture
@@ -111,6 +112,33 @@ class TestReset:
                 await source.read()
         assert len((await source.read()).gpus) == 2
         await source.close()
+
+
+class Hurried(Nvidia):
+    """While it is let go of, a pod comes; the tick that sees it knows no GPU any more."""
+
+    bench: Bench
+
+    async def close(self) -> None:
+        came = PodDevices(
+            namespace="ml", pod="late", resource="nvidia.com/gpu", device_ids=("GPU-0",)
+        )
+        self.bench.snapshot = snapshot(
+            sources=(source("nvidia", SourceState.FAILING), source("pods")), gpus=(), pods=(came,)
+        )
+        await super().close()
+
+
+async def test_a_pod_that_comes_while_the_driver_is_let_go_of_is_not_reset_under(
+    bench: Bench,
+) -> None:
+    Hurried.bench = bench
+    bench.nvidia = ReleasableSource(lambda gpus: Hurried(tuple(gpus), []))
+    async with bench.running():
+        outcome = await bench.done(kind="reset-device")
+    assert outcome.state is OutcomeState.REFUSED
+    assert "is held by ml/late" in outcome.evidence
+    assert bench.runs() == []
 
 
 class Service:

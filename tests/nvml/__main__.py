@@ -3,9 +3,12 @@
 import argparse
 import shlex
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from tests.nvml.standin import Scenario, h100_node
+
+STILL_MILLIJOULES = 8_640_000_000
 
 
 def main() -> None:
@@ -19,8 +22,17 @@ def main() -> None:
         metavar="FILE",
         help="where to write it; edit it while programs run (default: %(default)s)",
     )
+    parser.add_argument(
+        "--idle",
+        action="store_true",
+        help="nobody uses them (default: in training), and only a reset moves their energy counters",
+    )
     arguments = parser.parse_args()
-    scenario = Scenario(arguments.scenario).set(gpus=h100_node(arguments.gpus, busy=True))
+    gpus = h100_node(arguments.gpus, busy=not arguments.idle)
+    if arguments.idle:
+        # A rising counter starts again with each process that loads the library, which would pass for a reset.
+        gpus = [replace(gpu, energy_millijoules=STILL_MILLIJOULES) for gpu in gpus]
+    scenario = Scenario(arguments.scenario).set(gpus=gpus)
     for name, value in sorted(scenario.env({}).items()):
         print(f"export {name}={shlex.quote(value)}")
 

@@ -6,9 +6,15 @@ import msgspec
 
 from aggregator.policy.breaker import Breakers, BreakerState
 from aggregator.policy.config import PolicyConfig
+from aggregator.policy.decide import decide
 from aggregator.policy.health import NodeHealth
+from aggregator.policy.ladder import Rung
+from aggregator.policy.model import DrainState
 from contract.vocabulary import Phase, Severity
-from tests.policy_builders import FATAL, START, World, finding, incident, nodes
+from tests.policy_builders import FATAL, NODE, START, World, finding, incident, nodes
+from tests.ward import ALL, Ward, config, dead_gpu
+
+REBOOT = dead_gpu("reboot-node")
 
 CONFIG = PolicyConfig(
     budget_percent=100,
@@ -159,3 +165,83 @@ def test_degraded_findings_open_nothing() -> None:
         for number in range(9)
     ]
     assert Breakers(fleet, (), CONFIG, START).not_closed() == {}
+
+
+def test_nodes_that_are_left_to_people_do_not_keep_it_open() -> None:
+    """Opted out, cancelled or held: they may show a fault for months, and are no news of one."""
+    for left in ("opted out", "cancelled", "held"):
+        world = crowd(50, msgspec.structs.replace(CONFIG, mute_seconds=1e6))
+        for name in list(world.nodes)[:6]:
+            world.change_node(name, managed=left != "opted out")
+            world.report(name, FATAL if left != "held" else finding("older"))
+            world.round(200.0)
+            if left != "opted out":
+                world.person_edits(name, cancel=left == "cancelled", hold=left == "held")
+            world.report(name, FATAL)
+        world.round(1.0)
+        world.round(7_200.0)
+        world.report("a049", FATAL)
+        world.round(1.0)
+        assert "a049" in world.quarantined("a"), left
+
+
+def test_a_node_that_is_being_written_to_counts_all_the_same() -> None:
+    world = crowd(50, bad=20)
+    world.round(1.0)
+    world.now += CONFIG.breaker_window_seconds + 1.0
+    free = {"a000", "a001", "a002"}
+    decision = decide(
+        world.health.values(), world.view, CONFIG, world.now, busy=world.health.keys() - free
+    )
+    assert {each.node for each in decision.intents} <= free
+    assert len([each for each in decision.intents if "no new pods" in each.reason]) == 2, (
+        "one node, and that it is said"
+    )
+
+
+def test_another_code_of_the_node_lets_nothing_be_done_for_the_one_that_is_held_back() -> None:
+    ward = Ward(30, config(budget_percent=100, budget_count=100))
+    ward.settle()
+    for name in list(ward.nodes)[:12]:
+        ward.report(name, REBOOT)
+    ward.report("a003", REBOOT, finding("single", subject="gpu:9"))
+    ward.play(300.0)
+    assert ward.quarantined("a") == ["a003"]
+    assert (ward.drained, ward.carried) == ([], [])
+
+
+def test_while_it_is_open_a_drain_goes_on_and_no_reboot_follows() -> None:
+    ward = Ward(30, config(budget_percent=100, budget_count=100))
+    ward.settle()
+    ward.report(NODE, REBOOT)
+    ward.drain_ends = DrainState.RUNNING
+    ward.until("draining")
+    for name in list(ward.nodes)[1:20]:
+        ward.report(name, REBOOT)
+    ward.play(20.0)
+    assert ward.decide().drains
+    ward.drain_ends = DrainState.DONE
+    ward.play(60.0)
+    assert (ward.rungs(), ward.kinds()) == ([("drain", "done")], [])
+    for name in list(ward.nodes)[1:20]:
+        ward.report(name)
+    ward.play(1_200.0)
+    assert ward.kinds() == ["reboot-node"]
+
+
+def test_half_open_lets_one_node_be_worked_on_per_probe() -> None:
+    off = config(budget_percent=100, budget_count=100, act=frozenset({Rung.TAINT}))
+    ward = Ward(40, msgspec.structs.replace(off, drain_budget_percent=100, drain_budget_count=40))
+    ward.settle()
+    for name in list(ward.nodes)[:20]:
+        ward.report(name, REBOOT)
+        ward.play(5.0)
+    assert len(ward.quarantined("a")) == 4
+    ward.config = msgspec.structs.replace(ward.config, act=ALL)
+    ward.drain_ends = DrainState.RUNNING
+    counts = []
+    for _ in range(200):
+        ward.play(10.0)
+        counts.append(len({each.node for each in ward.drained}))
+    assert counts[-1] > 1
+    assert max(after - before for before, after in itertools.pairwise(counts)) == 1

@@ -88,13 +88,16 @@ async def test_a_refusal_has_the_type_of_its_code(
     assert "secret-token" not in str(caught.value)
 
 
-async def test_a_plea_for_patience_says_how_long(serve: Serve) -> None:
+@pytest.mark.parametrize(("asked", "seconds"), [("7", 7.0), ("soon", 1.0), ("86400", 60.0)])
+async def test_a_plea_for_patience_says_how_long_within_reason(
+    serve: Serve, asked: str, seconds: float
+) -> None:
     async def handler(request: web.Request) -> web.Response:
-        return status(429, "later", **{"Retry-After": "7"})
+        return status(429, "later", **{"Retry-After": asked})
 
     with pytest.raises(TooManyRequests) as caught:
         await (await serve(handler)).get("/thing")
-    assert caught.value.retry_after_seconds == 7.0
+    assert caught.value.retry_after_seconds == seconds
 
 
 async def test_a_body_that_is_no_status_is_not_repeated(serve: Serve) -> None:

@@ -205,6 +205,40 @@ def test_no_status_is_a_beginning(status: Any) -> None:
     assert (read.phase, read.release, read.needs) == (Phase.SUSPECT, True, "")
 
 
+def test_however_tight_it_gets_no_attempt_is_taken_for_another() -> None:
+    """An id is what an agent's answer is matched by; a hostile agent's words may take six bytes each."""
+    name = "node-" + "x" * 200
+    loud = "\u0001" * 1_024
+    attempts = tuple(
+        Attempt(
+            id=f"{name}-{number}",
+            rung="reset-device",
+            started_seconds=1.0,
+            deadline_seconds=2.0,
+            outcome=AttemptOutcome.STARTED,
+            text=loud,
+        )
+        for number in range(128)
+    )
+    steps = tuple(TimelineEntry(1.0, Phase.REPAIRING, loud) for _ in range(100))
+    going = DrainProgress(attempt=attempts[-1].id, state=DrainState.RUNNING)
+    one = Incident(
+        name=name,
+        node="n",
+        pool="",
+        phase=Phase.REPAIRING,
+        findings=(),
+        opened_seconds=1.0,
+        attempts=attempts,
+        timeline=steps,
+        drain=going,
+    )
+    status = to_status(one)
+    assert len(msgspec.json.encode(status)) < 700_000
+    assert [each["id"] for each in status["attempts"]] == [each.id for each in attempts]
+    assert status["drain"]["attempt"] == attempts[-1].id
+
+
 def test_the_action_is_what_is_being_done_else_what_would_mend() -> None:
     finding = Finding(
         code="xid-79",

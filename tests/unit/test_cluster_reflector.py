@@ -7,9 +7,18 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 import pytest
 
 from aggregator.cluster.client import PAGE, Api, Json, Query
+from aggregator.cluster.control import Control
 from aggregator.cluster.credentials import Credentials
-from aggregator.cluster.errors import ApiError, Gone, NotFound, TooManyRequests, Unavailable
+from aggregator.cluster.errors import (
+    ApiError,
+    Forbidden,
+    Gone,
+    NotFound,
+    TooManyRequests,
+    Unavailable,
+)
 from aggregator.cluster.reflector import Reflector, Timings, older
+from contract.vocabulary import CONTROL_CONFIG_MAP
 
 
 def obj(name: str, version: int, value: str = "") -> Json:
@@ -245,3 +254,33 @@ def test_pauses_double_up_to_a_limit_and_are_spread() -> None:
 )
 def test_versions_are_ordered_as_integers(a: str, b: str, expected: bool) -> None:
     assert older(a, b) is expected
+
+
+@pytest.mark.looptime(start=0)
+async def test_a_stop_is_seen_soon_even_where_no_watch_holds() -> None:
+    """Rights to list and none to watch, or a proxy that ends every stream: our patience is not the person's."""
+    loop = asyncio.get_running_loop()
+
+    class NoWatch(Script):
+        async def pages(
+            self, path: str, *, limit: int = PAGE, query: Query | None = None
+        ) -> AsyncGenerator[Json]:
+            stop = {"metadata": {"name": CONTROL_CONFIG_MAP, "resourceVersion": "5"}}
+            items = [{**stop, "data": {"stop": "now"}}] if loop.time() >= 300 else []
+            yield {"metadata": {"resourceVersion": "5"}, "items": items}
+
+    control = Control(
+        NoWatch([], [[Forbidden("watch: 403", status=403)] for _ in range(1_000)]),
+        "ns",
+        on_change=lambda: None,
+        clock=loop.time,
+        random=lambda: 0.9,
+        timings=Timings(),
+    )
+    task = asyncio.create_task(control.reflector.run())
+    await asyncio.sleep(299)
+    assert not control.forbids
+    await asyncio.sleep(2.1)
+    assert control.stopped == "now"
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -1,5 +1,6 @@
 """What each answer of the server means for a drain, word by word."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ from aggregator.cluster.errors import (
 )
 from aggregator.cluster.kubernetes_workloads import KubernetesWorkloads
 from aggregator.cluster.pen import Pen
-from aggregator.cluster.requeue import Requeues
+from aggregator.cluster.requeue import LABEL, Requeues
 from aggregator.cluster.workloads import EvictionBlocked, ServerBusy, WorkloadError, Workloads
 from aggregator.policy.drain.pods import Pod
 
@@ -160,3 +161,35 @@ async def test_an_api_that_is_not_there_is_no_object() -> None:
     api.on_get = Forbidden("403", status=403)
     with pytest.raises(WorkloadError, match="403"):
         await port(api).get("/apis/x.io/v1/namespaces/a/things/b")
+
+
+class Contested(Answers):
+    """A Workload of ours that somebody else changes before each write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes = 0
+        self.on_get = {
+            "metadata": {"resourceVersion": "1", "labels": {LABEL: "true"}},
+            "spec": {"active": False},
+        }
+
+    async def patch(self, path: str, body: Mapping[str, Any], *, dry_run: bool = False) -> Json:
+        self.writes += 1
+        raise Conflict("409", status=409)
+
+
+@pytest.mark.looptime(start=0)
+async def test_a_workload_that_others_keep_changing_is_given_back_in_rhythm() -> None:
+    api = Contested()
+    pen = Pen(api, permit=lambda: None)
+    requeues = Requeues(api, pen, clock=asyncio.get_running_loop().time)
+    async with asyncio.TaskGroup() as tasks:
+        running = [
+            tasks.create_task(requeues.run()),
+            tasks.create_task(requeues.evict("/apis/kueue.x-k8s.io/w", reason="r")),
+        ]
+        await asyncio.sleep(60)
+        for each in running:
+            each.cancel()
+    assert 30 <= api.writes <= 61

@@ -1,16 +1,20 @@
 """kubectl drain's checklist, item by item, and where we are safer than it."""
 
 import asyncio
+from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
+import yaml
 
 from aggregator.cluster.workloads import WorkloadError
+from aggregator.drain.kueue import OWNERS, path_of
 from aggregator.policy.drain.plan_model import Verdict
 from aggregator.policy.drain.pods import Owner
 from aggregator.policy.drain.rules import DrainRule, DrainRules, Mode
 from aggregator.policy.model import DrainState
 from tests.drain_rig import HOUR, Rig, order
-from tests.fake_workloads import FakeWorkloads, busy, pod
+from tests.fake_workloads import JOB, FakeWorkloads, busy, pod
 from tests.support import START
 
 pytestmark = pytest.mark.looptime(start=0)
@@ -276,3 +280,75 @@ async def test_the_plan_lists_every_pod_before_anything_is_evicted_and_only_read
     plan = await rig.drains.plan("n1")
     assert [each.verdict for each in plan.pods] == [Verdict.EVICT, Verdict.REFUSE, Verdict.LEAVE]
     assert {verb for _, verb, _ in cluster.log} <= {"list", "members", "budgets", "object"}
+
+
+class Strict(FakeWorkloads):
+    """Reads what deploy/base/rbac.yaml grants, and refuses all else."""
+
+    async def get(self, path: str) -> Mapping[str, object] | None:
+        group, _, rest = path.partition("?")[0].removeprefix("/apis/").partition("/")
+        kind = rest.split("/")[3]
+        if (group, kind) not in GRANTED:
+            raise WorkloadError(f"GET {path}: 403 forbidden")
+        return await super().get(path)
+
+
+RBAC = Path(__file__).parents[2] / "deploy" / "base" / "rbac.yaml"
+GRANTED = {
+    (group, kind)
+    for each in yaml.safe_load_all(RBAC.read_text())
+    for rule in each.get("rules", ())
+    for group in rule["apiGroups"]
+    for kind in rule["resources"]
+    if "get" in rule["verbs"]
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "version"),
+    [(kind, f"{group}/v1") for group, kinds in OWNERS.items() for kind in sorted(kinds)],
+)
+def test_every_owner_that_is_asked_about_may_be_read(kind: str, version: str) -> None:
+    path = path_of("n", Owner(version, kind, "x", "u"))
+    assert (version.partition("/")[0], path.split("/")[6]) in GRANTED
+
+
+@pytest.mark.parametrize(
+    ("version", "kind"),
+    [("batch/v1", "CronJob"), ("kubeflow.org/v1beta1", "Trial"), ("kubeflow.org/v1", "../x")],
+)
+async def test_an_owners_owner_that_stands_in_no_queue_does_not_hold_up_a_drain(
+    version: str, kind: str
+) -> None:
+    worker = pod(
+        "w",
+        owner=JOB,
+        labels={"batch.kubernetes.io/job-name": "job"},
+        annotations={"batch.kubernetes.io/job-completion-index": "0"},
+    )
+    cluster = Strict(worker)
+    above = {"apiVersion": version, "kind": kind, "name": "x", "uid": "u", "controller": True}
+    cluster.objects["/apis/batch/v1/namespaces/team-a/jobs/job"] = {
+        "metadata": {"uid": JOB.uid, "ownerReferences": [above]}
+    }
+    async with Rig(cluster).running() as rig:
+        assert (await rig.carried(order())).state is DrainState.DONE
+
+
+async def test_a_daemon_set_of_somebody_elses_kind_is_an_owner_like_any_other() -> None:
+    """OpenKruise has a kind of that name, too; we may not read it, and kubectl does not spare its pods."""
+    owner = Owner("apps.kruise.io/v1alpha1", "DaemonSet", "x", "u")
+    async with Rig(Strict(pod("a", owner=owner))).running() as rig:
+        assert (await rig.carried(order())).state is DrainState.DONE
+
+
+@pytest.mark.parametrize("name", ["?limit=1", "..", "../../secrets/x", "a/b", "%2e%2e"])
+async def test_what_a_pod_names_never_becomes_another_path(name: str) -> None:
+    group = {"kueue.x-k8s.io/pod-group-name": "g"}
+    told = {"kueue.x-k8s.io/workload": name}
+    owner = Owner("batch/v1", "Job", name, "u")
+    cluster = FakeWorkloads(pod("a", labels=group, annotations=told, owner=owner))
+    cluster.add(pod("b", owner=Owner("apps/v1", "DaemonSet", name, "u2")))
+    plan = await Rig(cluster).drains.plan("n1")
+    assert [each.verdict for each in plan.pods] == [Verdict.EVICT, Verdict.REFUSE]
+    assert all(name not in path for path in cluster.seen("object"))

@@ -256,6 +256,13 @@ class TestWaiting:
             await second.carried(order())
         assert asyncio.get_running_loop().time() < 700
 
+    async def test_nobody_puts_it_off_by_writing_a_time_to_come(self) -> None:
+        asked = {ATTEMPT: "drain-n1", WAITED_FOR_SINCE: exact(START + 40 * HOUR)}
+        cluster = FakeWorkloads(pod("a", annotations=asked))
+        async with Rig(cluster, rules=waiting()).running() as rig:
+            assert (await rig.carried(order())).state is DrainState.DONE
+        assert 600 <= asyncio.get_running_loop().time() < 700
+
     async def test_it_ends_with_the_drains_own_deadline(self) -> None:
         cluster = FakeWorkloads(pod("a"))
         async with Rig(cluster, rules=waiting()).running() as rig:

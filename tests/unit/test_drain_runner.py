@@ -4,10 +4,15 @@ import asyncio
 
 import pytest
 
+from agent.report import encode
 from aggregator.cluster.workloads import WorkloadError
+from aggregator.fleet import Fleet
 from aggregator.policy.model import DrainState
+from contract import report_pb2 as pb
+from contract.vocabulary import Action, Domain, Finding, Severity
 from tests.drain_rig import HOUR, Rig, order
 from tests.fake_workloads import FakeWorkloads, pod
+from tests.support import START, gpu, snapshot, source
 
 pytestmark = pytest.mark.looptime(start=0)
 
@@ -186,3 +191,59 @@ async def test_a_new_process_waits_for_the_agent_before_it_drains_one_device() -
         told[0] = None
         with pytest.raises(WorkloadError, match="has not said yet"):
             await rig.drains.plan("n1", ("gpu:0",))
+
+
+async def test_nothing_more_is_evicted_holds_for_pods_that_are_being_tried_already() -> None:
+    cluster = FakeWorkloads(pod("a", labels={"app": "web"}))
+    cluster.budget("web", needs=1, app="web")
+    async with Rig(cluster).running() as rig:
+        rig.drains.carry([order()])
+        await rig.until(lambda now: "blocked by PDB" in now.text)
+        cluster.add(pod("keeper", empty_dir=True))
+        await rig.until(lambda now: "nothing more is evicted" in now.text)
+        cluster.lift_budgets()
+        await asyncio.sleep(300)
+        assert cluster.paths == ["team-a/a", "team-a/keeper"]
+        cluster.remove("team-a/keeper")
+        assert (await rig.until(lambda now: now.state is DrainState.DONE)).pods_gone == 2
+
+
+async def test_a_pod_that_turns_out_not_to_hold_the_device_is_not_tried_any_more() -> None:
+    cluster = FakeWorkloads(pod("a", labels={"app": "web"}), pod("b", labels={"app": "web"}))
+    cluster.budget("web", needs=2, app="web")
+    told: dict[str, tuple[str, ...]] = {}
+    async with Rig(cluster, holders=lambda node: told).running() as rig:
+        rig.drains.carry([order(subjects=("gpu:0",))])
+        await rig.until(lambda now: "2 blocked by PDB" in now.text)
+        told["gpu:0"] = ("team-a/b",)
+        await rig.until(lambda now: now.text.startswith("1 blocked by PDB"))
+        cluster.lift_budgets()
+        await rig.ended()
+        await asyncio.sleep(300)
+    assert cluster.paths == ["team-a/a"]
+
+
+async def test_a_device_that_nobody_holds_costs_nobody_his_pod() -> None:
+    """From the agent's report on: an idle GPU's neighbours go on working, whoever leads."""
+    fleet = Fleet()
+    shot = snapshot(sources=(source("nvidia"), source("pods")), gpus=(gpu(0), gpu(1)))
+    bad = Finding(
+        code="xid-48",
+        subject=shot.gpus[0].subject,
+        severity=Severity.CRITICAL,
+        action=Action.RESET_DEVICE,
+        domain=Domain.GPU,
+        evidence="48",
+        since_seconds=START,
+        last_seen_seconds=START,
+    )
+    told = encode(
+        shot, [bad], (), sequence=1, urgent=False, events_dropped_total=0, agent_version="1"
+    )
+    fleet.apply(pb.NodeReport.FromString(told), START)
+    state = fleet.get(shot.node)
+    assert state is not None
+    cluster = FakeWorkloads(pod("on-the-other-gpu"))
+    async with Rig(cluster, holders=lambda node: state.holders).running() as rig:
+        assert (await rig.carried(order(subjects=(bad.subject,)))).state is DrainState.DONE
+    assert cluster.paths == ["team-a/on-the-other-gpu"]

@@ -286,7 +286,8 @@ def test_earlier_incidents_are_told_and_counted() -> None:
         msgspec.structs.replace(CLOSED, name=f"inc-{n}", closed_seconds=NOW - n) for n in range(5)
     )
     assert [each.text for each in told(closed=closed).done] == [
-        f"Earlier incident inc-{n}: first seen" for n in (2, 1, 0)
+        *(f"Earlier incident inc-{n}: first seen" for n in (2, 1, 0)),
+        "suspect: first seen",  # the story of the newest
     ]
     with_open = told(closed=closed, incident=incident())
     assert with_open.done[-1].text.startswith("Before this one: 5 earlier")

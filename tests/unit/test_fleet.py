@@ -5,7 +5,8 @@ from typing import cast
 
 import pytest
 
-from aggregator.fleet import HISTORY_LENGTH, Fleet, NodeState
+from aggregator.cluster import incident_status
+from aggregator.fleet import HISTORY_LENGTH, MAX_WORD, Fleet, NodeState
 from contract import report_pb2 as pb
 from contract.vocabulary import Severity, SourceState
 from contract.wire import MAX_FINDINGS
@@ -209,3 +210,26 @@ def test_a_node_comes_goes_and_is_forgotten() -> None:
     assert (len(fleet), fleet.get("a")) == (1, None)
     fleet.apply(report(node="b"), NOW + 1)
     assert known(fleet, "b").connected
+
+
+def test_a_code_or_a_subject_is_never_longer_than_what_an_incident_keeps() -> None:
+    """Else what is saved is never what is seen, and an incident is written anew in every round."""
+    fleet = Fleet()
+    fleet.apply(report(fault("c" * 400, "mount:/" + "d" * 400, Severity.FATAL, NOW)), NOW)
+    (found,) = known(fleet).findings
+    assert (len(found.code), len(found.subject)) == (MAX_WORD, MAX_WORD)
+    assert MAX_WORD <= incident_status.MAX_WORD
+
+
+def test_a_clock_that_is_set_back_makes_nobody_look_fresh_and_nobody_sick() -> None:
+    fleet = Fleet()
+    fleet.apply(report(LOST), NOW)
+    fleet.apply(report(), NOW + 5)
+    fleet.not_ahead_of(NOW - 3_600)
+    node = known(fleet)
+    assert (node.received_seconds, node.clear_since_seconds) == (NOW - 3_600, NOW - 3_600)
+    fleet.apply(report(), NOW - 3_590)
+    fleet.not_ahead_of(NOW - 3_590)
+    assert node.clear_since_seconds == NOW - 3_600, (
+        "it is well since then, as far as anybody can tell"
+    )

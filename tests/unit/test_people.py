@@ -4,9 +4,9 @@ import msgspec
 import pytest
 
 from aggregator.policy.model import RemoveTaint, SetCondition, Taint, Uncordon
-from contract.vocabulary import Phase
+from contract.vocabulary import OutcomeState, Phase
 from tests.policy_builders import DECISIVE, FATAL, NODE, finding, of, one_node
-from tests.ward import dead_gpu, ward_with
+from tests.ward import config, dead_gpu, ward_with
 
 REBOOT = dead_gpu("reboot-node")
 
@@ -129,3 +129,62 @@ def test_closed_incidents_are_forgotten_only_when_nothing_counts_by_them_any_mor
     assert ward.incidents
     ward.round(3_600.0)
     assert not ward.incidents
+
+
+@pytest.mark.parametrize("kept", [1, 2, 3])
+@pytest.mark.parametrize("what", ["taint", "cordon"])
+def test_what_a_person_took_off_stays_off_whichever_writes_are_lost(what: str, kept: int) -> None:
+    ward = ward_with(REBOOT)
+    ward.drain_ends = ward.drain_ends.RUNNING
+    ward.until("draining")
+    ward.play(10.0)
+    if what == "taint":
+        ward.change_node(NODE, taint=None)
+    else:
+        ward.change_node(NODE, unschedulable=False)
+    ward.now += 5.0
+    ward.apply(ward.decide().intents[:kept])
+    ward.new_leader()
+    ward.play(600.0)
+    assert (ward.taint(NODE), ward.nodes[NODE].unschedulable) == (None, False)
+    assert not ward.open_incidents(NODE)
+
+
+def test_a_person_who_says_mended_stops_a_drain_and_no_repair_follows() -> None:
+    ward = ward_with(REBOOT)
+    ward.drain_ends = ward.drain_ends.RUNNING
+    ward.until("draining")
+    ward.play(10.0)
+    ward.person_edits(NODE, release=True)
+    decision = ward.round(5.0)
+    assert not decision.drains
+    assert ward.only_incident(NODE).phase is Phase.VERIFYING
+    assert not ward.decide().drains
+    ward.report(NODE)
+    ward.until("closed")
+    assert ward.kinds() == []
+
+
+def test_a_person_who_says_mended_while_a_repair_runs_is_believed_once_it_is_over() -> None:
+    ward = ward_with(REBOOT)
+    ward.agent_ends = None
+    ward.until("repairing")
+    ward.person_edits(NODE, release=True)
+    ward.agent_ends = OutcomeState.FAILED
+    ward.play(10.0)
+    assert ward.only_incident(NODE).phase is Phase.VERIFYING
+
+
+def test_a_muted_fault_that_still_shows_keeps_no_other_repair_from_its_release() -> None:
+    muted = finding("xid-31")
+    ward = ward_with(muted, settings=config(mute_seconds=1e6))
+    ward.until("quarantined")
+    ward.person_edits(NODE, cancel=True)
+    ward.play(10.0)
+    ward.report(NODE, muted, REBOOT, clear_seconds=0.0)
+    ward.mends = lambda order, each: each.code != muted.code
+    ward.until("closed", node=NODE)
+    ward.play(1_200.0)
+    assert ward.kinds() == ["reboot-node"]
+    assert ward.taint(NODE) is None
+    assert not ward.open_incidents(NODE)

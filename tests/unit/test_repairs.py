@@ -381,6 +381,45 @@ class TestReport:
             (GPU, ["ml/a", "ml/b"])
         ]
 
+    def test_that_nobody_holds_a_device_is_told_too(self) -> None:
+        other = PodDevices(
+            namespace="ml", pod="a", resource="nvidia.com/gpu", device_ids=("GPU-1::3",)
+        )
+        nic = PodDevices(namespace="ml", pod="b", resource="rdma/hca", device_ids=("mlx5_0",))
+        shot = free(gpus=(gpu(0), gpu(1)), pods=(other, nic))
+        assert [(each.subject, list(each.pods)) for each in self.sent(shot).holders] == [(GPU, [])]
+
+    @pytest.mark.parametrize(
+        ("held", "told"), [("Ascend910-7", []), ("Ascend910-3", ["ml/a"]), ("whole-node", None)]
+    )
+    def test_of_an_npu_as_well(self, held: str, told: list[str] | None) -> None:
+        npus = (Npu(index=3, card=1, chip=1), Npu(index=7, card=3, chip=1))
+        pod = PodDevices(
+            namespace="ml", pod="a", resource="huawei.com/Ascend910", device_ids=(held,)
+        )
+        shot = free(gpus=(), npus=npus, pods=(pod,))
+        sent = pb.NodeReport.FromString(
+            report(
+                shot,
+                [finding("npu-lost", subject=npus[0].subject)],
+                (),
+                sequence=1,
+                urgent=False,
+                events_dropped_total=0,
+                agent_version="1",
+            )
+        )
+        found = [list(each.pods) for each in sent.holders]
+        assert found == ([] if told is None else [told])
+
+    @pytest.mark.parametrize(
+        ("resource", "device"), [("nvidia.com/gpu", "nvidia0"), ("gpu.nvidia.com", "n1/gpu-0")]
+    )
+    def test_not_where_the_kubelet_names_gpus_otherwise(self, resource: str, device: str) -> None:
+        """Then no match means nothing."""
+        pod = PodDevices(namespace="ml", pod="a", resource=resource, device_ids=(device,))
+        assert not self.sent(free(pods=(pod,))).holders
+
     def test_no_word_of_holders_while_the_kubelet_is_silent(self) -> None:
         pod = PodDevices(namespace="ml", pod="a", resource="r", device_ids=("GPU-0",))
         silent = (source("nvidia"), source("pods", SourceState.STUCK))

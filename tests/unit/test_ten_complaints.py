@@ -14,7 +14,7 @@ from aggregator.ladder_file import parse
 from aggregator.policy.config import budget
 from aggregator.policy.ladder import Rung
 from aggregator.policy.model import DrainState, SetTaint, Taint
-from contract.vocabulary import OutcomeState, Phase, SourceState
+from contract.vocabulary import OutcomeState, Phase, Severity, SourceState
 from tests.policy_builders import FATAL, NODE, START, World, finding, nodes, of, sources
 from tests.ward import Ward, config, dead_gpu, ward_with
 
@@ -34,6 +34,19 @@ def test_1_reboot_and_reset_loops() -> None:
     assert kinds.count("reset-device") <= 2, "one per day"
     assert kinds.count("reboot-node") <= 1
     assert ward.only_incident(NODE).phase is Phase.NEEDS_HUMAN
+
+
+def test_1_drains_that_succeed_have_a_cap_too() -> None:
+    fault = dead_gpu("restart-workload", severity=Severity.CRITICAL)
+    ward = ward_with(fault)
+    began = ward.now
+    while ward.now - began < 12 * 3_600.0:
+        ward.report(NODE, fault)
+        ward.play(400.0)
+        ward.report(NODE)
+        ward.play(200.0)
+    bounds = ward.config.ladder.bounds[Rung.DRAIN_DEVICE]
+    assert ward.rungs().count(("drain-device", "done")) == bounds.most_attempts
 
 
 def test_1_a_corrupt_record_stops_and_never_resets_the_budget() -> None:

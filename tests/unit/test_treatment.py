@@ -5,8 +5,8 @@ import pytest
 
 from aggregator.policy.ladder import Rung
 from aggregator.policy.model import AttemptOutcome, DrainProgress, DrainState, SaveIncident, Taint
-from contract.vocabulary import DirectiveOutcome, OutcomeState, Phase, Severity
-from tests.policy_builders import NODE, finding
+from contract.vocabulary import DirectiveOutcome, OutcomeState, Phase, Severity, SourceState
+from tests.policy_builders import NODE, finding, sources
 from tests.ward import EVERY_REPAIR, Ward, config, dead_gpu, ward_with
 
 RESET = dead_gpu("reset-device")
@@ -322,3 +322,67 @@ def test_the_story_is_told_in_the_timeline() -> None:
     for part in ("first seen", "quarantined for", "drain-device: done", "reset-device: done"):
         assert part in story
     assert finding().code in story
+
+
+@pytest.mark.parametrize("ends", [OutcomeState.FAILED, None])
+def test_what_perhaps_was_repaired_proves_itself_like_what_was(ends: OutcomeState | None) -> None:
+    act = frozenset({Rung.TAINT, Rung.DRAIN_DEVICE, Rung.RESET_DEVICE})
+    ward = ward_with(RESET, settings=config(act=act, diagnose=True))
+    ward.agent_ends = ends
+    while not [one for one in ward.rungs() if one[0] == "reset-device" and one[1] != "started"]:
+        ward.play(5.0)
+    ward.agent_ends = OutcomeState.DONE
+    ward.report(NODE)
+    incident = ward.until("closed")
+    assert ward.kinds()[-1] == "diagnose"
+    assert "probation" in incident.timeline[-1].text
+
+
+def test_a_relapse_on_probation_that_clears_by_itself_is_not_released_unproven() -> None:
+    act = frozenset({Rung.TAINT, Rung.DRAIN_DEVICE, Rung.RESET_DEVICE})
+    ward = ward_with(RESET, settings=config(act=act))
+    while (found := ward.newest()) is None or found.soak_since_seconds is None:
+        ward.play(5.0)
+    ward.report(NODE, RESET)
+    ward.play(10.0)
+    ward.report(NODE)
+    assert "probation" in ward.until("closed").timeline[-1].text
+
+
+@pytest.mark.parametrize("lasting", ["a degraded finding", "no diagnostic", "a stuck source"])
+def test_people_are_told_once_of_what_only_they_can_change(lasting: str) -> None:
+    ward = ward_with(REPLACE, settings=config(diagnose=lasting == "no diagnostic"))
+    ward.until("needs-human")
+    left = [finding("gpu-too-hot", Severity.DEGRADED)] if lasting == "a degraded finding" else []
+    stuck = SourceState.STUCK if lasting == "a stuck source" else SourceState.OK
+    repairs = EVERY_REPAIR - {"diagnose"}
+    ward.report(NODE, *left, sources=sources(nvidia=stuck), repairs=repairs)
+    ward.play(6 * 3_600.0)
+    assert len(ward.told) == 1
+    assert ward.only_incident(NODE).phase is Phase.NEEDS_HUMAN
+    ward.report(NODE, sources=sources(), repairs=EVERY_REPAIR)
+    ward.until("closed")
+
+
+def test_a_rung_that_was_turned_off_is_not_ordered_any_more() -> None:
+    ward = ward_with(REBOOT)
+    ward.drain_ends = DrainState.RUNNING
+    ward.until("draining")
+    ward.play(10.0)
+    off = msgspec.structs.replace(ward.config, act=frozenset({Rung.TAINT}))
+    ward.config = off
+    assert not ward.round(1.0).drains
+    assert ward.only_incident(NODE).phase is Phase.QUARANTINED
+    other = ward_with(REBOOT)
+    other.agent_ends = None
+    other.until("repairing")
+    assert other.decide().directives
+    other.config = off
+    assert not other.decide().directives
+
+
+def test_a_reboot_that_could_not_be_proven_is_not_begun() -> None:
+    ward = ward_with(REBOOT)
+    ward.report(NODE, REBOOT, boot_id="")
+    ward.until("needs-human")
+    assert ward.kinds() == []

@@ -63,7 +63,7 @@ def _why_it_stays(pod: Pod, facts: Facts) -> str:
             return f"stays: it does not hold {named}"
         if not facts.holders and pod.devices == 0:
             return f"stays: it asks for no accelerator (the node does not tell who holds {named})"
-    if _of_daemon_set(pod) and (pod.owner is None or pod.owner.uid not in facts.orphans):
+    if of_daemon_set(pod) and (pod.owner is None or pod.owner.uid not in facts.orphans):
         return "stays: a DaemonSet would start it again right here"
     if pod.mirror:
         return "stays: the kubelet runs it from a file; the API cannot remove it"
@@ -72,7 +72,8 @@ def _why_it_stays(pod: Pod, facts: Facts) -> str:
     return ""
 
 
-def _of_daemon_set(pod: Pod) -> bool:
+def of_daemon_set(pod: Pod) -> bool:
+    """Whether Kubernetes' own DaemonSet controller keeps it on its node; others of that name are not known here."""
     owner = pod.owner
     return owner is not None and owner.kind == "DaemonSet" and owner.api_version.startswith("apps/")
 

@@ -103,11 +103,8 @@ def _finding(each: Finding) -> str:
 def _done(facts: Facts) -> Iterator[Line]:
     incident = facts.incident
     if incident is not None:
-        lines = [
-            Line(f"{each.phase}: {each.text}", each.time_seconds) for each in incident.timeline
-        ]
-        lines += [_attempt(each, facts.now) for each in incident.attempts]
-        yield from sorted(lines, key=lambda each: each.time_seconds or 0.0)
+        lines = _story(incident, facts.now)
+        yield from lines
         if incident.drain is not None:
             yield _drain(incident)
         elif not lines:
@@ -116,10 +113,24 @@ def _done(facts: Facts) -> Iterator[Line]:
     for each in reversed(earlier) if incident is None else ():
         last = each.timeline[-1].text if each.timeline else "closed"
         yield Line(f"Earlier incident {each.name}: {last}", _ended(each))
+    if incident is None and earlier:
+        yield from _story(earlier[0], facts.now)
     if incident is None and not earlier:
         yield Line("Nothing: no incident of this node is kept.")
     elif incident is not None and earlier:
         yield Line(f"Before this one: {len(facts.closed)} earlier, closed incidents of this node.")
+
+
+def _story(incident: Incident, now: float) -> list[Line]:
+    """The timeline and the attempts, in order; how an attempt ended is told by the attempt alone."""
+    ends = tuple(f"{each.rung}: {each.outcome}" for each in incident.attempts)
+    lines = [
+        Line(f"{each.phase}: {each.text}", each.time_seconds)
+        for each in incident.timeline
+        if not each.text.startswith(ends)
+    ]
+    lines += [_attempt(each, now) for each in incident.attempts]
+    return sorted(lines, key=lambda each: each.time_seconds or 0.0)
 
 
 def _attempt(attempt: Attempt, now: float) -> Line:

@@ -14,7 +14,7 @@ from aggregator.cluster import EdgeError
 from aggregator.policy.model import Notify
 from aggregator.webhook import Webhook
 from contract.vocabulary import Phase
-from tests.integration.kubernetes_edge.intents import incident
+from tests.integration.kubernetes_edge.intents import T0, incident
 
 
 class Receiver:
@@ -65,6 +65,15 @@ async def test_it_hears_everything_with_a_key_that_makes_repeats_recognisable(
     (finding,) = body["status"]["findings"]
     assert "79, GPU has fallen off the bus" in finding["evidence"]
     assert body["status"]["timeline"][0]["text"] == "first seen"
+
+
+async def test_a_second_need_in_the_same_incident_is_no_repeat(receiver: Receiver) -> None:
+    """It was mended, failed its check, and a person is needed again: a receiver that drops repeats must not drop it."""
+    hook = Webhook(receiver.url)
+    for since in (T0, T0, T0 + 3_600):
+        await hook(notify(phase_since_seconds=since))
+    first, again, second = (headers["Idempotency-Key"] for headers, _ in receiver.calls)
+    assert first == again != second
 
 
 async def test_the_token_is_read_at_each_call(receiver: Receiver, tmp_path: Path) -> None:
