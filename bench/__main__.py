@@ -4,11 +4,27 @@ import argparse
 import asyncio
 import sys
 
-from bench import agent_cost, intake, kernel_log, taint_latency
+from bench import (
+    agent_cost,
+    evictions,
+    failover,
+    intake,
+    kernel_log,
+    quarantine_storm,
+    taint_latency,
+)
 from contract.process import configure_logging
 from tests.controlplane.binaries import Unavailable
 
-FIGURES = ("taint-latency", "intake", "kernel-log", "agent-cost")
+FIGURES = (
+    "taint-latency",
+    "quarantine-storm",
+    "evictions",
+    "failover",
+    "intake",
+    "kernel-log",
+    "agent-cost",
+)
 
 
 def main() -> int:
@@ -46,6 +62,12 @@ def main() -> int:
 async def _run(name: str, agent_seconds: float) -> dict[str, bool]:
     if name == "taint-latency":
         return await taint_latency.main()
+    if name == "quarantine-storm":
+        return await quarantine_storm.main()
+    if name == "evictions":
+        return await evictions.main()
+    if name == "failover":
+        return await failover.main()
     if name == "intake":
         return await intake.main()
     if name == "kernel-log":

@@ -150,7 +150,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     time_seconds: float
     """Unix time."""
     kind: str
-    """``xid``, ``sxid``, ``kernel``, ``npu``, ``clear``, or what NVML calls it: ``double-bit-ecc``, ``gpu-unavailable`` …"""
+    """``xid``, ``sxid``, ``kernel``, ``npu``, ``clear``, ``reset``, or what NVML calls it: ``double-bit-ecc``, ``gpu-unavailable`` …"""
     subject: str
     message: str
     code: int | None = None

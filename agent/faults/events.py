@@ -39,6 +39,8 @@ def record_events(
     for event in events:
         if event.kind == "clear":
             book = clear(book, subject=event.subject, code=event.message)
+        elif event.kind == "reset":
+            book = driver_is_content(book, event.subject, before_seconds=event.time_seconds)
         elif event.code == XID_RECOVERY_ACTION_CHANGED and event.kind == "xid":
             book = _recovery_action_changed(book, event, catalogue, timing)
         elif event.finding:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import structlog
 
+from agent.faults import device_of
 from agent.repairs import admission
 from agent.repairs.book import MAX_NAME, Book, Entry, after_restart, begun
 from agent.repairs.book_file import BookError, BookFile
@@ -224,7 +225,21 @@ class Repairs:
         except Exception as error:
             log.exception("repair failed unexpectedly", id=entry.id)
             result = Result(OutcomeState.FAILED, f"{type(error).__name__}: {error}")
+        if directive.kind == DirectiveKind.RESET_DEVICE and result.state is OutcomeState.DONE:
+            self._was_reset(directive, entry)
         await self._finish(entry, result)
+
+    def _was_reset(self, directive: Directive, entry: Entry) -> None:
+        """What was seen before it began is over. The counters alone cannot tell that of what came in the last sample."""
+        self._agent.emit(
+            Event(
+                id=f"directive:{directive.id}",
+                time_seconds=entry.started_seconds,
+                kind="reset",
+                subject=device_of(directive.subject),
+                message="reset under a directive",
+            )
+        )
 
     async def _await_reboot(self, entry: Entry) -> None:
         """One that the agent before this one began, and that may still come."""

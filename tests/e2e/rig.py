@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 import aiohttp
 import yaml
 
+from tests.controlplane.api import MERGE
 from tests.controlplane.crds import apply_crds
 from tests.controlplane.manifests import gpu_pod
 from tests.controlplane.process import Process, free_port
@@ -231,11 +232,24 @@ class Rig:
         return process
 
     async def _token(self, node: str) -> str:
-        """A token bound to an agent's pod on this node, as the kubelet would mount it."""
+        """A token bound to an agent's pod on this node, as the kubelet would mount it.
+
+        The pod is there for its token alone. It has ended, so that a drain leaves it, as it leaves a real agent's
+        because of its DaemonSet.
+        """
         pod = f"agent-{node}"
-        body = gpu_pod(pod, gpus=0, node=node, serviceAccountName="fleetmedic-agent")
+        body = gpu_pod(
+            pod,
+            gpus=0,
+            node=node,
+            annotations={"kwok.fleetmedic.io/start-after": "24h"},
+            serviceAccountName="fleetmedic-agent",
+        )
         path = f"/api/v1/namespaces/{NAMESPACE}/pods"
         created = await self.sandbox.create(path, body)
+        ended = {"status": {"phase": "Succeeded"}}
+        status, answer = await self.plane.request("PATCH", f"{path}/{pod}/status", ended, MERGE)
+        assert status == 200, answer
         bound = {
             "apiVersion": "v1",
             "kind": "Pod",

@@ -64,13 +64,18 @@ class TestReset:
         assert outcome.state is OutcomeState.DONE
         assert outcome.evidence == f"{GPU} answers, and its counters started again"
         assert told == ["opened with 0", "closed", "opened with 2"]
+        (event,) = bench.events
+        assert (event.kind, event.subject, event.time_seconds) == ("reset", GPU, bench.now)
 
-    async def test_a_command_that_succeeds_proves_nothing(self, bench: Bench) -> None:
+    async def test_a_command_that_succeeds_proves_nothing_and_ends_no_finding(
+        self, bench: Bench
+    ) -> None:
         bench.nvidia = releasable([])
         async with bench.running():
             outcome = await bench.done(kind="reset-device")
         assert outcome.state is OutcomeState.FAILED
         assert outcome.evidence == "the command succeeded, but no snapshot since"
+        assert bench.events == []
 
     async def test_a_command_that_fails_opens_the_driver_again(self, bench: Bench) -> None:
         told: list[str] = []

@@ -31,3 +31,17 @@ def test_an_agent_that_reads_the_log_again_after_a_restart_remembers_it() -> Non
 
 def test_the_same_fault_later_is_a_new_one() -> None:
     assert raised(xid(95, 1), CLEAR, xid(95, 9)) == [("xid-95", gpu(0).subject)]
+
+
+RESET = Event(
+    id="directive:i-2",
+    time_seconds=START + 5,
+    kind="reset",
+    subject=gpu(0).subject,
+    message="reset under a directive",
+)
+
+
+def test_a_reset_that_we_did_ends_what_was_seen_before_it_however_short_before() -> None:
+    faults = (xid(95, 4.9), xid(95, 1, gpu_index=1), xid(48, 6))
+    assert raised(*faults, RESET) == [("xid-95", gpu(1).subject), ("xid-48", gpu(0).subject)]
