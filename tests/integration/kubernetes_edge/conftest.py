@@ -15,6 +15,9 @@ from tests.integration.kubernetes_edge.rig import INCIDENTS, Watched, running
 CRD = Path(__file__).parents[3] / "deploy" / "crd" / "incidents.yaml"
 CRD_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/incidents.fleetmedic.io"
 
+TTL = "node.alpha.kubernetes.io/ttl"
+"""Annotation that the controller manager adds to each new node, now or a moment later."""
+
 
 @pytest.fixture
 async def cluster(control_plane: ControlPlane) -> ControlPlane:
@@ -36,8 +39,12 @@ async def cluster(control_plane: ControlPlane) -> ControlPlane:
 
 @pytest.fixture
 async def node(cluster: ControlPlane, sandbox: Sandbox) -> str:
-    """A Ready node of this test's own."""
-    return await sandbox.node(kwok=False)
+    """A Ready node of this test's own, to which Kubernetes' own controllers have written what they write."""
+    name = await sandbox.node(kwok=False)
+    await cluster.until(
+        f"/api/v1/nodes/{name}", lambda seen: TTL in seen["metadata"].get("annotations", {})
+    )
+    return name
 
 
 @pytest.fixture
