@@ -1,11 +1,11 @@
 """What users of other systems complain about, each as a test of the policy by its name.
 
-The list is section 4 of our research on remediation. What can only be seen on a real cluster (evictions, leases) has its
-tests beside the part that does it; the last test names them.
+The list is section 4 of our research on remediation. What can only be seen on a real cluster has its
+tests beside the part that does it: transition times in ``integration/kubernetes_edge/test_conditions.py`` (4), evictions on the
+wrong node in ``integration/drain`` (9), dead lock holders in ``integration/test_lease.py`` (10).
 """
 
 import itertools
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -20,7 +20,6 @@ from tests.ward import Ward, config, dead_gpu, ward_with
 
 RESET = dead_gpu("reset-device")
 REBOOT = dead_gpu("reboot-node")
-TESTS = Path(__file__).parents[1]
 
 
 def test_1_reboot_and_reset_loops() -> None:
@@ -217,15 +216,3 @@ def test_no_hard_taint_without_a_hard_finding_that_is_seen_now() -> None:
     ward.report(NODE, FATAL, age_seconds=31.0)
     assert not of(ward.round(1.0), SetTaint)
     assert ward.now > START
-
-
-@pytest.mark.parametrize(
-    ("complaint", "place"),
-    [
-        ("9 evicted on the wrong node", "integration/drain"),
-        ("10 dead lock holders", "integration/test_lease.py"),
-        ("4 transition times", "integration/kubernetes_edge/test_conditions.py"),
-    ],
-)
-def test_the_others_are_tested_where_they_happen(complaint: str, place: str) -> None:
-    assert (TESTS / place).exists(), complaint
