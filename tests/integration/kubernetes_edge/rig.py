@@ -28,6 +28,7 @@ class SpyApi(Api):
     def __init__(self, kubeconfig: Path) -> None:
         super().__init__(Credentials(kubeconfig))
         self.requests: list[tuple[str, str]] = []
+        self.refused: list[tuple[str, str]] = []
         self.refusals: list[str] = []
         self.before_patch: Callable[[], Any] | None = None
 
@@ -37,8 +38,21 @@ class SpyApi(Api):
         try:
             return await super()._send(method, path, *args, **kwargs)
         except Conflict as error:
+            self.refused.append((method, path))
             self.refusals.append(str(error))
             raise
+
+    def accepted(self, method: str) -> list[str]:
+        """The paths of the requests that no conflict sent back.
+
+        Kubernetes' own controllers write to a test's node too, whenever they like (the taint of a cordon,
+        for one), so how often we were too late is not for a test to say.
+        """
+        sent = list(self.requests)
+        for each in self.refused:
+            if each in sent:
+                sent.remove(each)
+        return [path for did, path in sent if did == method]
 
     async def patch(self, path: str, body: Mapping[str, Any], *, dry_run: bool = False) -> Json:
         if self.before_patch is not None:

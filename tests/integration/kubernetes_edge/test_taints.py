@@ -32,13 +32,13 @@ async def test_a_taint_costs_one_request_and_is_in_the_view_at_once(
 ) -> None:
     await watched.until(lambda view: node in view.nodes)
     await watched.edge.apply(set_taint(node))
-    assert watched.api.requests == [("PATCH", f"/api/v1/nodes/{node}")]
+    assert watched.api.accepted("PATCH") == [f"/api/v1/nodes/{node}"]
     assert watched.edge.view().nodes[node].taint == GONE_BAD
     assert watched.edge.view().nodes[node].gpu_capacity == 8
     assert watched.edge.view().nodes[node].pool == "NVIDIA-H200"
     assert OURS in await taints_of(cluster, node)
     await watched.edge.apply(set_taint(node))
-    assert len(watched.api.requests) == 1  # nothing left to do
+    assert len(watched.api.accepted("PATCH")) == 1  # nothing left to do
     await watched.edge.apply(RemoveTaint(node=node, reason="mended"))
     assert watched.edge.view().nodes[node].taint is None
     assert OURS not in await taints_of(cluster, node)
@@ -96,13 +96,13 @@ async def test_a_taint_is_signed_and_unsigned_in_the_same_request(
 ) -> None:
     await watched.until(lambda view: node in view.nodes)
     await watched.edge.apply(set_taint(node, incident="inc-1"))
-    assert watched.api.requests == [("PATCH", f"/api/v1/nodes/{node}")]
+    assert watched.api.accepted("PATCH") == [f"/api/v1/nodes/{node}"]
     assert watched.edge.view().nodes[node].quarantined_by == "inc-1"
     assert await signature_of(cluster, node) == "inc-1"
     await watched.edge.apply(set_taint(node, incident="inc-1"))
-    assert len(watched.api.requests) == 1
+    assert len(watched.api.accepted("PATCH")) == 1
     await watched.edge.apply(RemoveTaint(node=node, reason="mended"))
-    assert len(watched.api.requests) == 2
+    assert len(watched.api.accepted("PATCH")) == 2
     assert watched.edge.view().nodes[node].quarantined_by == ""
     assert await signature_of(cluster, node) is None
     assert OURS not in await taints_of(cluster, node)
