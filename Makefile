@@ -4,7 +4,7 @@ BIN    := .venv/bin
 READY  := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench cluster controlplane proto lock dashboards docs clean
+.PHONY: bench-packing help demo test check bench cluster controlplane proto lock dashboards docs clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ check: $(READY)  ## ruff, mypy strict, import-linter, generated files fresh
 
 bench: $(READY) controlplane  ## every figure, as a ratio against its floor
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-packing: $(READY)  ## GPU packing on a production trace, beside the published policies; ARGS="--failing 1,3,5"
+	@$(BIN)/python -m bench.packing $(ARGS)
 
 cluster: $(READY) controlplane  ## a real control plane with three fake GPU nodes, for docs/how-to/first-incident.md
 	@$(BIN)/python -m tests.controlplane up --workspace build/cluster $(ARGS)

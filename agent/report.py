@@ -54,14 +54,16 @@ def encode(
 
 
 def _holders(snapshot: Snapshot, findings: Iterable[Finding]) -> Iterator[pb.Holders]:
-    """Of each device that a finding names; nothing while the kubelet does not answer.
+    """Of what findings name, and of every GPU and NPU; nothing while the kubelet does not answer.
 
-    That nobody holds one is told too: else whoever drains it would have to take every pod for a holder.
+    That nobody holds one is told too: else whoever drains it would have to take every pod for a holder. Of devices that are
+    well, whoever packs pods wants to know.
     """
     kubelet = snapshot.source("pods")
     if kubelet is None or kubelet.state is not SourceState.OK:
         return
-    for subject in dict.fromkeys(each.subject for each in findings):
+    devices: tuple[Gpu | Npu, ...] = (*snapshot.gpus, *snapshot.npus)
+    for subject in dict.fromkeys(each.subject for each in (*findings, *devices)):
         pods = holders_of(snapshot, subject)
         if pods or is_told(snapshot, subject):
             yield pb.Holders(subject=subject, pods=pods)

@@ -14,6 +14,7 @@ import msgspec
 from aggregator.cluster import ClusterEdge
 from aggregator.config import ENV_PREFIX, AggregatorSettings, rungs
 from aggregator.feeds.kueue_quota import parse_slots
+from aggregator.policy.devices.values import parse_back_ends
 from aggregator.policy.ladder import REPAIRS
 from contract.process import configure_logging, run_until_signal, split_address
 from contract.settings import EXIT_BAD_SETTINGS, SettingsError, add_flags, load
@@ -128,6 +129,7 @@ def check(settings: AggregatorSettings) -> None:
             f"needs_approval names {', '.join(strangers)}, which is not in act: it would never be asked for"
         )
     settings.policy()  # reads the ladder
+    check_feeds(settings)
     times = (
         settings.lease_duration_seconds,
         settings.lease_renew_deadline_seconds,
@@ -138,6 +140,33 @@ def check(settings: AggregatorSettings) -> None:
             "lease_duration_seconds > lease_renew_deadline_seconds > lease_retry_seconds must hold, "
             f"got {times[0]:g}, {times[1]:g}, {times[2]:g}"
         )
+
+
+def check_feeds(settings: AggregatorSettings) -> None:
+    """What schedulers are told: whether its settings can go together.
+
+    Raises:
+        SettingsError: naming the settings and the remedy.
+    """
+    from aggregator.feeding import score_terms, threshold_settings  # late, for numpy
+
+    served = bool(settings.custom_metrics_listen)
+    files = (settings.custom_metrics_cert_file, settings.custom_metrics_key_file)
+    if served and not all(files):
+        raise SettingsError(
+            "custom_metrics_listen needs custom_metrics_cert_file and custom_metrics_key_file: "
+            "Kubernetes asks an APIService by TLS only"
+        )
+    try:
+        score_terms(settings)
+    except ValueError as error:
+        raise SettingsError(f"score_terms: {error}") from error
+    try:
+        threshold_settings(settings)
+    except ValueError as error:
+        raise SettingsError(
+            f"koordinator_hot_percent, koordinator_calm_percent: {error}"
+        ) from error
 
 
 def edge_for(
@@ -177,6 +206,11 @@ def _check_url(text: str) -> None:
         raise ValueError(f"{text!r} is no https URL; plain http is for this machine only")
 
 
+def _check_optional_address(text: str) -> None:
+    if text:
+        split_address(text)
+
+
 def _check_account(text: str) -> None:
     namespace, _, account = text.partition("/")
     if not namespace or not account or "/" in account:
@@ -190,6 +224,12 @@ CHECKS: dict[str, Callable[[Any], object]] = {
     "act": rungs,
     "needs_approval": rungs,
     "kueue_quota": parse_slots,
+    "device_quarantine": parse_back_ends,
+    "scheduler_listen": _check_optional_address,
+    "custom_metrics_listen": _check_optional_address,
+    "custom_metrics_cert_file": _check_file,
+    "custom_metrics_key_file": _check_file,
+    "koordinator_scheduler_config": _check_account,
     "ladder_file": _check_file,
     "drain_rules_file": _check_file,
     "directive_key_file": _check_file,

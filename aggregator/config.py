@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from aggregator.feed_settings import FeedSettings
 from aggregator.ladder_file import load, shipped
 from aggregator.policy.config import PolicyConfig
 from aggregator.policy.ladder import Rung
@@ -13,7 +14,7 @@ from aggregator.policy.ladder import Rung
 ENV_PREFIX = "FLEETMEDIC_AGGREGATOR_"
 
 
-class AggregatorSettings(msgspec.Struct, frozen=True, kw_only=True):
+class AggregatorSettings(FeedSettings, frozen=True, kw_only=True):
     """Everything a person may set on an aggregator."""
 
     cluster: Annotated[

@@ -13,6 +13,7 @@ import structlog
 
 from aggregator import exporter
 from aggregator.cluster import ClusterEdge
+from aggregator.feeds.steps import gently
 from aggregator.fleet import Fleet, NodeState
 from aggregator.journal import Decision, Journal
 from aggregator.orders import Carriers, Orders
@@ -21,10 +22,12 @@ from aggregator.policy.config import PolicyConfig
 from aggregator.policy.decide import decide
 from aggregator.policy.health import NodeHealth
 from aggregator.policy.model import ClusterView, RecordEvent
-from aggregator.policy.notices import notices
-from aggregator.scores.inputs import fleet_facts
-from aggregator.scores.model import NodeScore, score_table
+from aggregator.policy.notices import device_notices, notices
+from aggregator.scores.model import NodeScore
+from aggregator.scores.terms import ScoreTerms
+from aggregator.scoring import Scoring
 from aggregator.stats import AggregatorStats
+from aggregator.usage import Usage
 from aggregator.writes import Writes
 from contract import report_pb2 as pb
 
@@ -52,6 +55,8 @@ class Engine:
         tick_seconds: float,
         publish: Callable[[set[str]], None],
         carriers: Carriers | None = None,
+        score_terms: ScoreTerms | None = None,
+        usage: Usage | None = None,
     ) -> None:
         self._fleet = fleet
         self._edge = edge
@@ -62,6 +67,7 @@ class Engine:
         self._tick_seconds = tick_seconds
         self._publish = publish
         self._carriers = carriers
+        self._usage = usage or Usage()
         self._orders = Orders()
         self._wake = asyncio.Event()
         self._changed: set[str] = set()
@@ -69,23 +75,37 @@ class Engine:
             edge=edge, journal=journal, stats=stats, clock=clock, on_done=self._written
         )
         self._notices: list[RecordEvent] = []
+        self._devices_kept: Mapping[str, frozenset[str]] | None = None
+        """By node: what the newest round saw kept from new pods by itself."""
         self._declined: dict[str, tuple[str, str]] = {}
         """By node, what was declined last, and why."""
         self._leading_since: float | None = None
-        self.scores: Mapping[str, NodeScore] = {}
-        """By node, as of the newest tick."""
+        self.scoring = Scoring(
+            fleet=fleet,
+            edge=edge,
+            silent_after_seconds=policy.silent_after_seconds,
+            terms=score_terms,
+        )
         self._render_due = 0.0
         """Loop time before which the metrics page is not rendered again."""
         self.metrics = b""
         """What a scrape gets, as of the newest tick."""
 
+    @property
+    def scores(self) -> Mapping[str, NodeScore]:
+        """By node, without a pod in hand, as of the newest tick; 0..1000."""
+        return self.scoring.book.scores
+
     def take_report(self, report: pb.NodeReport) -> None:
         """A report of a node whose identity is proven; cheap, called for each one."""
         self._changed.add(report.node)
+        self.scoring.reported(report.node)
         silence = self._policy.silent_after_seconds
         known = self._fleet.get(report.node)
         before = known.findings if known else None
-        if self._fleet.apply(report, self._clock(), silent_after_seconds=silence):
+        now = self._clock()
+        self._usage.take(report, now)
+        if self._fleet.apply(report, now, silent_after_seconds=silence):
             after = self._fleet.get(report.node)
             self._notices += notices(report.node, before, after.findings if after else ())
             self._wake.set()
@@ -114,9 +134,10 @@ class Engine:
                     self._writes.rested()
                 started = loop.time()
                 self._round(tasks)
+                self.scoring.take_pods()
                 spent = loop.time() - started
                 if tick_is_due:
-                    self._tick()
+                    await self._tick()
                     next_tick = loop.time() + self._tick_seconds
                 # In a storm every report and every finished write wakes this loop: what came meanwhile goes together.
                 await asyncio.sleep(spent * (1 / MAX_DECIDING_SHARE - 1))
@@ -129,7 +150,7 @@ class Engine:
         self._stats.leader = self._edge.leading
         if not self._edge.leading:
             self._leading_since = None
-            self._notices = []
+            self._notices, self._devices_kept = [], None
             self._order(Orders())
             return
         now = self._clock()
@@ -139,6 +160,8 @@ class Engine:
         view = self._edge.view()
         if view.synced:
             self._forget_departed(view)
+        self._notices += device_notices(self._devices_kept, view)
+        self._devices_kept = view.device_quarantines
         self._fleet.not_ahead_of(now)
         health = [self._health(node, view, now) for node in self._fleet]
         health += self._never_heard(view, now - self._leading_since)
@@ -191,6 +214,7 @@ class Engine:
     def _forget(self, names: Sequence[str]) -> None:
         for name in names:
             self._fleet.forget(name)
+            self._usage.forget(name)
             self._declined.pop(name, None)
         self._changed.update(names)
 
@@ -219,23 +243,23 @@ class Engine:
         self._stats.declined.add((declined.what, declined.why))
         log.warning("declined", node=declined.node, what=declined.what, why=declined.reason)
 
-    def _render(self, view: ClusterView, now: float) -> None:
-        """The metrics page, as often as it may cost: it takes 40 ms for a thousand nodes."""
+    async def _render(self, view: ClusterView, now: float) -> None:
+        """The metrics page, as often as it may cost: it takes 40 ms for a thousand nodes. Reports come in meanwhile."""
         loop = asyncio.get_running_loop()
         started = loop.time()
         if started < self._render_due:
             return
-        self.metrics = exporter.render(self._fleet, view, self._journal, self._stats, now)
+        self.metrics = await gently(
+            exporter.rendering(self._fleet, view, self._journal, self._stats, now)
+        )
         self._render_due = started + (loop.time() - started) / MAX_RENDER_SHARE
 
-    def _tick(self) -> None:
+    async def _tick(self) -> None:
         """Once per tick: scores, the metrics page, and the open fleet pages."""
         now = self._clock()
         view = self._edge.view()
         self._stats.reading(age_seconds=self._edge.view_age_seconds, errors=self._edge.read_errors)
-        self.scores = score_table(
-            fleet_facts(self._fleet, view), now, self._policy.silent_after_seconds
-        )
-        self._render(view, now)
+        await self.scoring.tick(view, now)
+        await self._render(view, now)
         changed, self._changed = self._changed, set()
         self._publish(changed)

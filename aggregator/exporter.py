@@ -7,13 +7,14 @@ the ages on the page stand still as well.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
+from aggregator.feeds.steps import Steps, at_once
 from aggregator.fleet import Fleet, NodeState
 from aggregator.journal import Journal
 from aggregator.policy.model import ClusterNode, ClusterView, Incident
 from aggregator.stats import AggregatorStats
-from contract.metrics import Labels, Page, Row, counter, gauge, histogram, labels
+from contract.metrics import Labels, Metric, Page, Row, counter, gauge, histogram, labels
 from contract.vocabulary import Phase, Severity
 
 SILENT_SECONDS = 60.0
@@ -26,6 +27,41 @@ LEADER = gauge("fleetmedic_aggregator_leader", "1 on the one process that decide
 SYNCED = gauge("fleetmedic_aggregator_view_synced", "1 once the cluster was read as a whole.")
 REFUSED = counter("fleetmedic_aggregator_reports_refused_total", "Reports refused, by reason.")
 EXTENDER = counter("fleetmedic_aggregator_extender_requests_total", "Scheduler requests, by verb.")
+EXTENDER_ANSWERS = counter(
+    "fleetmedic_aggregator_extender_answers_total",
+    "Scheduler requests answered, by what the answer rests on: pod, node, not-ours, stale, unreadable.",
+)
+EXTENDER_PASSED = counter(
+    "fleetmedic_aggregator_extender_passed_over_total",
+    "Pods whose own wish could not be scored, by reason; nodes are then ranked for a typical pod.",
+)
+EXTENDER_SECONDS = histogram(
+    "fleetmedic_aggregator_extender_seconds", "Time from a scheduler's request to the reply."
+)
+FEEDS = {
+    "requests": counter(
+        "fleetmedic_aggregator_feed_requests_total", "Questions of schedulers answered, by feed."
+    ),
+    "writes": counter(
+        "fleetmedic_aggregator_feed_writes_total",
+        "Writes for schedulers that the API server took, by feed.",
+    ),
+    "errors": counter(
+        "fleetmedic_aggregator_feed_errors_total", "Writes and reads of a feed that failed."
+    ),
+    "delayed": counter(
+        "fleetmedic_aggregator_feed_delayed_total",
+        "Writes of a feed that had to wait for its budget, each once.",
+    ),
+    "suppressed": counter(
+        "fleetmedic_aggregator_feed_suppressed_total",
+        "Changes that went back by themselves before a feed wrote them.",
+    ),
+}
+DEVICES_QUARANTINED = gauge(
+    "fleetmedic_aggregator_devices_quarantined",
+    "Single devices that are kept from new pods by themselves.",
+)
 DECISIONS = counter(
     "fleetmedic_aggregator_decisions_total", "Decisions by kind, and whether they were carried out."
 )
@@ -138,15 +174,28 @@ def render(
         stats: what the aggregator counted about itself; ``leader`` must be kept true to the lease.
         now: Unix time.
     """
+    return at_once(rendering(fleet, view, journal, stats, now))
+
+
+def rendering(
+    fleet: Fleet, view: ClusterView, journal: Journal, stats: AggregatorStats, now: float
+) -> Steps[bytes]:
+    """As ``render``, a family of nodes at a time: for 5,000 nodes 25 ms instead of 200 ms in one piece."""
     page = Page()
     _write_self(page, view, journal, stats, now)
+    parts = [page.render()]
     if stats.leader:
         nodes = list(fleet)
-        _write_nodes(page, nodes, now)
-        _write_cluster_nodes(page, fleet, view.nodes.values())
+        for metric, rows in _families(nodes, fleet, view, now):
+            yield
+            page = Page()
+            page.family(metric, rows)
+            parts.append(page.render())
+        page = Page()
         _write_incidents(page, list(view.incidents.values()))
         _write_gpu_counts(page, nodes, now)
-    return page.render()
+        parts.append(page.render())
+    return b"".join(parts)
 
 
 def _write_self(
@@ -162,6 +211,18 @@ def _write_self(
     )
     page.family(EXTENDER, [(labels(verb=verb), n) for verb, n in stats.extender_requests.items()])
     page.family(
+        EXTENDER_ANSWERS, [(labels(basis=each), n) for each, n in stats.extender_answers.items()]
+    )
+    page.family(
+        EXTENDER_PASSED,
+        [(labels(reason=each), n) for each, n in stats.extender_passed_over.items()],
+    )
+    page.histogram(EXTENDER_SECONDS, stats.extender_seconds)
+    counted = stats.feeds()
+    for what, metric in FEEDS.items():
+        page.family(metric, [(labels(feed=feed), n) for feed, n in counted.get(what, {}).items()])
+    page.one(DEVICES_QUARANTINED, sum(map(len, (view.device_quarantines or {}).values())))
+    page.family(
         DECISIONS,
         [
             (labels(kind=kind, taken="true" if taken else "false"), n)
@@ -176,21 +237,37 @@ def _write_self(
     page.histogram(LATENCY, stats.detect_to_decision)
 
 
-def _write_nodes(page: Page, nodes: Iterable[NodeState], now: float) -> None:
+def _families(
+    nodes: Sequence[NodeState], fleet: Fleet, view: ClusterView, now: float
+) -> Iterator[tuple[Metric, Iterable[Row]]]:
+    """What has a sample per node."""
     named = [(labels(node=node.name), node) for node in nodes]
-    page.family(NODE_INFO, [(_node_identity(node), 1) for _, node in named])
-    page.family(NODE_GPUS, [(who, len(node.report.gpus)) for who, node in named])
-    page.family(NODE_WORST, [(who, int(node.worst or 0)) for who, node in named])
-    page.family(
-        NODE_AGE, [(who, round(max(0.0, now - node.received_seconds), 3)) for who, node in named]
-    )
-    page.family(
+    yield NODE_INFO, ((_node_identity(node), 1) for node in nodes)
+    yield NODE_GPUS, ((who, len(node.report.gpus)) for who, node in named)
+    yield NODE_WORST, ((who, int(node.worst or 0)) for who, node in named)
+    ages = ((who, max(0.0, now - node.received_seconds)) for who, node in named)
+    yield NODE_AGE, ((who, round(age, 3)) for who, age in ages)
+    yield (
         NODE_UTILIZATION,
-        [
+        (
             (who, value)
             for who, node in named
             if (value := node.utilization_ratio) is not None and not _silent(node, now)
-        ],
+        ),
+    )
+    silent_so_far = [
+        node.name
+        for node in view.nodes.values()
+        if node.gpu_capacity and fleet.get(node.name) is None
+    ]
+    reported = [
+        *((who, 1) for who, _ in named),
+        *((labels(node=name), 0) for name in silent_so_far),
+    ]
+    yield NODE_REPORTED, reported
+    yield (
+        NODE_QUARANTINED,
+        ((labels(node=node.name), int(keeps_pods_off(node))) for node in view.nodes.values()),
     )
 
 
@@ -205,18 +282,6 @@ def _node_identity(node: NodeState) -> Labels:
         driver_version=node.report.driver_version,
         agent_version=node.report.agent_version,
     )
-
-
-def _write_cluster_nodes(page: Page, fleet: Fleet, nodes: Iterable[ClusterNode]) -> None:
-    reported: list[Row] = [(labels(node=node.name), 1) for node in fleet]
-    quarantined: list[Row] = []
-    for node in nodes:
-        who = labels(node=node.name)
-        quarantined.append((who, int(keeps_pods_off(node))))
-        if node.gpu_capacity and fleet.get(node.name) is None:
-            reported.append((who, 0))
-    page.family(NODE_REPORTED, reported)
-    page.family(NODE_QUARANTINED, quarantined)
 
 
 def keeps_pods_off(node: ClusterNode) -> bool:

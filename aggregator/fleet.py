@@ -55,7 +55,7 @@ class NodeState:
         self.repairs: frozenset[str] = frozenset()
         """Kinds of directive that its agent's own settings allow."""
         self.holders: Mapping[str, tuple[str, ...]] = {}
-        """Subject of a finding → the pods that hold it, where the kubelet tells."""
+        """Subject → the pods that hold that device, where the kubelet tells; devices with findings come first."""
         self.first_seen_seconds = now
         self.received_seconds = now
         """Unix time of the newest report, by our clock."""
@@ -190,10 +190,11 @@ def _take_repairs(node: NodeState, report: pb.NodeReport) -> bool:
     if report.outcomes != node.report.outcomes:
         node.outcomes = tuple(outcome_from_wire(each) for each in report.outcomes[:MAX_OUTCOMES])
     node.repairs = frozenset(report.repairs[:MAX_OUTCOMES])
-    node.holders = {
-        each.subject[:MAX_WORD]: tuple(each.pods[:MAX_HOLDERS])
-        for each in report.holders[:MAX_FINDINGS]
-    }
+    if report.holders != node.report.holders:
+        node.holders = {
+            each.subject[:MAX_WORD]: tuple(each.pods[:MAX_HOLDERS])
+            for each in report.holders[:MAX_FINDINGS]
+        }
     return before != (node.outcomes, node.repairs, report.boot_id[:MAX_TEXT])
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import grpc
+import msgspec
 import structlog
 from aiohttp import web
 
@@ -17,20 +18,26 @@ from aggregator.cluster.errors import ApiError
 from aggregator.cluster.kubernetes import KubernetesEdge, KubernetesSettings
 from aggregator.cluster.lease import LeaseSettings
 from aggregator.cluster.observe import ObserveEdge
+from aggregator.collector import Collector
 from aggregator.config import AggregatorSettings
 from aggregator.directives import Directives, DryDirectives
 from aggregator.drain.rules_file import load as load_rules
 from aggregator.drain.runner import Drains
 from aggregator.engine import Engine
+from aggregator.feeding import Feeds, score_terms
+from aggregator.feeds.extender import Extender
+from aggregator.feeds.extender_server import ExtenderServer
 from aggregator.feeds.kueue_quota import QuotaSettings, parse_slots
 from aggregator.fleet import Fleet
 from aggregator.intake import Authenticate, Intake, IntakeServer, trust_claim
 from aggregator.journal import Journal
 from aggregator.orders import Carriers
+from aggregator.policy.devices.values import parse_back_ends
 from aggregator.policy.drain.plan_model import plan_shape
 from aggregator.policy.drain.rules import DrainRules
 from aggregator.policy.pools import pool_of
 from aggregator.stats import AggregatorStats
+from aggregator.usage import Usage
 from aggregator.web.api import BROADCASTER, create_app
 from aggregator.web.deps import WebDeps
 from aggregator.webhook import Webhook
@@ -54,6 +61,12 @@ def make_edge(settings: AggregatorSettings) -> ClusterEdge:
             kubeconfig=Path(settings.kubeconfig) if settings.kubeconfig else None,
             agent_service_account=settings.agent_service_account,
             dry_run=settings.dry_run,
+            watch_pods=settings.watch_pods,
+            devices=msgspec.structs.replace(
+                parse_back_ends(settings.device_quarantine),
+                look_seconds=settings.device_look_seconds,
+                settle_seconds=settings.device_settle_seconds,
+            ),
             quotas=QuotaSettings(
                 pools=parse_slots(settings.kueue_quota),
                 floor_percent=settings.kueue_floor_percent,
@@ -87,6 +100,7 @@ class Aggregator:
         self.fleet = Fleet()
         self.journal = Journal()
         self.stats = AggregatorStats()
+        self.usage = Usage()
         self.http_port = 0
         """The ports really bound, once ``started`` is set."""
         self.grpc_port = 0
@@ -114,8 +128,14 @@ class Aggregator:
             tick_seconds=self.settings.tick_seconds,
             publish=lambda changed: app_box[0][BROADCASTER].publish(changed),
             carriers=Carriers(self.drains, self._make_directives(intake)),
+            usage=self.usage,
+            score_terms=score_terms(self.settings),
         )
-        app_box.append(create_app(self._web_deps()))
+        self.feeds = Feeds(self.settings, self.edge, self.usage, lambda: engine.scores)
+        self.stats.feeds = self.feeds.counts
+        if isinstance(self.edge, KubernetesEdge):
+            self.edge.hardware = self._hardware
+        app_box.append(create_app(self._web_deps(), feeds=self.feeds.routes()))
         runner = web.AppRunner(app_box[0], access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         server = IntakeServer(intake, self.settings.grpc_listen, credentials=_tls(self.settings))
@@ -125,11 +145,16 @@ class Aggregator:
                 tasks.create_task(self.edge.run(engine.cluster_changed), name="edge")
                 tasks.create_task(engine.run(), name="engine")
                 tasks.create_task(self.drains.run(), name="drains")
+                tasks.create_task(self.feeds.run(), name="feeds")
+                tasks.create_task(Collector(lambda: len(self.fleet)).run(), name="collector")
+                if self.settings.scheduler_listen:
+                    tasks.create_task(self._extender_server().run(), name="extender")
                 self.http_port = runner.addresses[0][1]
                 self.grpc_port = server.port
                 self._announce()
                 self.started.set()
         finally:
+            self.feeds.close()
             await runner.cleanup()
             await self.edge.close()
 
@@ -165,6 +190,22 @@ class Aggregator:
         state = self.fleet.get(node)
         return state.holders if state is not None else None
 
+    def _extender_server(self) -> ExtenderServer:
+        extender = Extender(
+            self.engine.scoring.book,
+            self.stats,
+            clock=time.time,
+            scale=self.settings.extender_scale,
+            stale_after_seconds=self.settings.silent_after_seconds,
+            leading=lambda: self.edge.leading,
+        )
+        return ExtenderServer(extender, self.settings.scheduler_listen)
+
+    def _hardware(self, node: str) -> Mapping[str, str]:
+        state = self.fleet.get(node)
+        gpus = state.report.gpus if state is not None else ()
+        return {f"gpu:{each.pci_bus_id}": each.uuid for each in gpus if each.pci_bus_id}
+
     async def _plan(self, node: str, devices: Sequence[str]) -> Mapping[str, object]:
         return plan_shape(await self.drains.plan(node, devices))
 
@@ -183,6 +224,10 @@ class Aggregator:
             journal=self.journal,
             stats=self.stats,
             scores=lambda: self.engine.scores,
+            book=self.engine.scoring.book,
+            rooms=self.engine.scoring.rooms,
+            pods_trouble=lambda: self.edge.pods_trouble,
+            extender_scale=self.settings.extender_scale,
             metrics=lambda: self.engine.metrics,
             clock=time.time,
             version=version(),

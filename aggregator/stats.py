@@ -1,10 +1,14 @@
 """What the aggregator counts about itself. One owner: the event loop."""
 
 from collections import deque
+from collections.abc import Callable, Mapping
 
 from contract.metrics import Buckets, Tally
 
 DETECT_TO_DECISION_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+EXTENDER_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.2)
+EXTENDER_BASES = ("pod", "node", "not-ours", "stale", "unreadable")
+"""There from the start at zero, or an increase would miss the first."""
 RAW_LENGTH = 10_000
 """Observations kept as they came: percentiles of the last ten thousand decisions."""
 
@@ -20,6 +24,10 @@ class Latency(Buckets):
         """Count one value, in seconds."""
         super().observe(value)
         self.raw.append(value)
+
+
+FeedCounts = Mapping[str, Mapping[str, int]]
+"""What was counted (``writes``, ``errors``, ``requests``, ``delayed``, ``suppressed``) → feed → how many."""
 
 
 class AggregatorStats:
@@ -39,8 +47,18 @@ class AggregatorStats:
         self.connections_total = 0
         self.extender_requests: Tally[str] = Tally(overflow="other")
         """Verb (``filter``, ``prioritize``) → how many."""
+        self.extender_answers: Tally[str] = Tally(overflow="other")
+        """What an answer rests on (``pod``, ``node``, ``not-ours``, ``stale``, ``unreadable``) → how many."""
+        for basis in EXTENDER_BASES:
+            self.extender_answers.add(basis, 0)
+        self.extender_passed_over: Tally[str] = Tally(overflow="other")
+        """Why a pod could not be scored by its own wish → how many."""
+        self.extender_seconds = Buckets(EXTENDER_BOUNDS)
+        """From a request's body to the reply, in seconds."""
         self.extender_unknown_nodes_total = 0
         self.extender_errors_total = 0
+        self.feeds: Callable[[], FeedCounts] = dict
+        """Of the other ways to the schedulers, counted by each of them."""
         self.edge_errors_total = 0
         """Writes to the cluster that failed."""
         self.edge_read_errors_total = 0

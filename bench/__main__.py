@@ -7,10 +7,12 @@ import sys
 from bench import (
     agent_cost,
     evictions,
+    extender,
     failover,
     intake,
     kernel_log,
     quarantine_storm,
+    scheduling,
     taint_latency,
 )
 from contract.process import configure_logging
@@ -22,6 +24,8 @@ FIGURES = (
     "evictions",
     "failover",
     "intake",
+    "extender",
+    "scheduling",
     "kernel-log",
     "agent-cost",
 )
@@ -70,6 +74,10 @@ async def _run(name: str, agent_seconds: float) -> dict[str, bool]:
         return await failover.main()
     if name == "intake":
         return await intake.main()
+    if name == "extender":
+        return await extender.main()
+    if name == "scheduling":
+        return await scheduling.main()
     if name == "kernel-log":
         return await kernel_log.main()
     return await agent_cost.main(agent_seconds)

@@ -29,6 +29,7 @@ from tests.controlplane.manifests import gpu_node
 AGGREGATOR = "system:serviceaccount:fleetmedic:fleetmedic-aggregator"
 REPORT_SECONDS = 5.0
 STREAMS_PER_CONNECTION = 50
+REOPEN_SECONDS = 0.5
 DEADLINE_SECONDS = 120.0
 
 UNBOUNDED = {
@@ -224,23 +225,34 @@ class Agents:
                 await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _stream(self, channel: grpc.aio.Channel, name: str, number: int) -> None:
-        call = channel.stream_stream(CONNECT_METHOD)(metadata=((NODE_METADATA, name),))
-        report, news = self._reports[name], self._news[name]
+        """One node's agent. It comes back when its connection is lost, as a real one does."""
         wait = REPORT_SECONDS * (1 + number / len(self._reports))  # not all in the same instant
-        try:
-            while True:
-                news.clear()
-                report.sequence += 1
-                report.taken_time_seconds = time.time()
-                await call.write(report.SerializeToString())
-                down = pb.Downstream.FromString(await call.read())
-                assert not down.ack.refused, down.ack.refused
-                self.acked += 1
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(news.wait(), wait)
-                wait = REPORT_SECONDS
-        finally:
-            call.cancel()
+        while True:
+            call = channel.stream_stream(CONNECT_METHOD)(metadata=((NODE_METADATA, name),))
+            try:
+                await self._report(call, name, wait)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                await asyncio.sleep(REOPEN_SECONDS)
+            finally:
+                call.cancel()
+
+    async def _report(self, call: Any, name: str, wait: float) -> None:
+        """Report and be acknowledged, until the stream is lost."""
+        report, news = self._reports[name], self._news[name]
+        while True:
+            news.clear()
+            report.sequence += 1
+            report.taken_time_seconds = time.time()
+            await call.write(report.SerializeToString())
+            answer = await call.read()
+            if answer is grpc.aio.EOF:
+                raise asyncio.InvalidStateError
+            down = pb.Downstream.FromString(answer)
+            assert not down.ack.refused, down.ack.refused
+            self.acked += 1
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(news.wait(), wait)
+            wait = REPORT_SECONDS
 
 
 def gpu_lost() -> Finding:

@@ -11,6 +11,9 @@ from contract.settings import EXIT_BAD_SETTINGS, SettingsError, add_flags, load
 
 EXIT_REFUSED = 1
 
+MAX_TOP = 100
+"""Nodes that the aggregator tells of at once."""
+
 EPILOG = """\
 Questions go to the aggregator: at --server URL (FLEETMEDIC_SERVER), else through
 the Kubernetes API with your kubeconfig. Orders go to the Kubernetes API, with
@@ -20,6 +23,7 @@ examples:
   fleetmedic incidents                           what is open, worst first
   fleetmedic explain gpu-07                      why it stands so, how to stop it
   fleetmedic plan gpu-07                         what a drain would do now
+  fleetmedic why team-a/train-0                  why this node, and which else
   fleetmedic hold gpu-07 --note "ticket 4711"    decide nothing more about it
   fleetmedic approve gpu-07 reboot-node          agree to one step
   fleetmedic stop "power work until noon"        stop every write in the cluster
@@ -41,6 +45,11 @@ TEXTS = {
         "what a drain of a node would do now, pod by pod; does nothing",
         "Reads the node's pods, their jobs and their disruption budgets, and prints a verdict with its reason for each.",
         "fleetmedic plan gpu-07 --device gpu:0000:3b:00.0",
+    ),
+    "why": (
+        "why a pod goes to a node, which others there are, and what would change that",
+        "For a pod that waits or runs: what it asks for, the best nodes, each term of their scores, and what is not known.",
+        "fleetmedic why team-a/train-0",
     ),
     "hold": (
         "decide nothing more about a node",
@@ -84,7 +93,7 @@ TEXTS = {
     ),
 }
 
-READS = ("incidents", "explain", "plan")
+READS = ("incidents", "explain", "plan", "why")
 OF_A_NODE = ("explain", "plan", "hold", "resume", "approve", "cancel", "release", "note")
 WITH_NOTE = ("hold", "resume", "approve", "cancel", "release")
 
@@ -110,6 +119,18 @@ def parser() -> argparse.ArgumentParser:
         command.set_defaults(command=name)
         if name in OF_A_NODE:
             command.add_argument("node", metavar="NODE", help="name of the Node")
+        if name == "why":
+            command.add_argument("pod", metavar="POD", help="name of the Pod, or NAMESPACE/POD")
+            command.add_argument(
+                "-n",
+                "--pod-namespace",
+                metavar="NAMESPACE",
+                default="",
+                help="where the pod is; not needed where only one pod has this name",
+            )
+            command.add_argument(
+                "--top", metavar="N", type=_top, default=5, help="how many nodes to show (5)"
+            )
         if name == "approve":
             command.add_argument(
                 "rung", metavar="STEP", choices=RUNGS, help=f"one of: {', '.join(RUNGS)}"
@@ -181,6 +202,17 @@ def _run(arguments: argparse.Namespace, settings: CliSettings) -> int:
         ask = reads.aggregator(settings)
         if arguments.command == "incidents":
             return reads.incidents(ask, out, everything=arguments.all, as_json=arguments.json)
+        if arguments.command == "why":
+            from cli.why import why
+
+            return why(
+                ask,
+                out,
+                pod=arguments.pod,
+                namespace=arguments.pod_namespace,
+                top=arguments.top,
+                as_json=arguments.json,
+            )
         node, as_json = arguments.node, arguments.json
         if arguments.command == "explain":
             return reads.explain(ask, out, node=node, as_json=as_json)
@@ -215,6 +247,17 @@ def _text(raw: str) -> str:
     if len(text) > MAX_NOTE:
         raise argparse.ArgumentTypeError(f"it has {len(text)} characters; at most {MAX_NOTE}")
     return text
+
+
+def _top(raw: str) -> int:
+    """How many nodes to show.
+
+    Raises:
+        argparse.ArgumentTypeError: that is no such number.
+    """
+    if raw.isascii() and raw.isdigit() and 1 <= int(raw[:9]) <= MAX_TOP:
+        return int(raw)
+    raise argparse.ArgumentTypeError(f"{raw!r} is not from 1 to {MAX_TOP}")
 
 
 def _failed(message: str, status: int) -> int:

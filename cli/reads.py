@@ -132,7 +132,27 @@ def explain(ask: Ask, out: Terminal, *, node: str, as_json: bool) -> int:
             out.entry("", way["what"])
             if way["command"]:
                 out.command(way["command"])
+    if score := found.get("score"):
+        out.heading("Score")
+        out.entry("", f"{score['score']} of 1000: {score['reason']}")
+        out.entry("", f"{score['pod_score']} for a pod that asks for {score['pod']}:")
+        terms(out, score["terms"])
     return 0
+
+
+def terms(out: Terminal, listed: Sequence[Json]) -> None:
+    """The terms of a score, a line each."""
+    rows = [
+        [
+            each["name"],
+            "-" if each["value"] is None else f"{each['value']:.2f}",
+            f"{each['weight']:g}",
+            "-" if each["value"] is None else f"{each['share']:.3f}",
+            each["words"],
+        ]
+        for each in listed
+    ]
+    out.rows(["TERM", "VALUE", "WEIGHT", "PART", "BECAUSE"], rows)
 
 
 def plan(ask: Ask, out: Terminal, *, node: str, devices: Sequence[str], as_json: bool) -> int:

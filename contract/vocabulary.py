@@ -231,6 +231,12 @@ took the taint off."""
 CORDONED_BY = f"{ANNOTATION_PREFIX}/cordoned-by"
 """Annotation written together with our cordon: the Incident. A cordon without it is somebody else's."""
 
+SCORE_BAND_LABEL = f"{ANNOTATION_PREFIX}/score-band"
+"""Label of a GPU node for schedulers: ``0`` (sick) to ``10``, larger is the better place for the next GPU pod."""
+
+SCORE_ANNOTATION = f"{ANNOTATION_PREFIX}/score"
+"""The same finer, as an annotation: a whole number ``0`` to ``1000``. Always written together with the label."""
+
 CONTROL_CONFIG_MAP = "fleetmedic-control"
 """In the namespace of the lease. ``data.stop`` with any text in it stops every write within a second."""
 

@@ -10,6 +10,7 @@ from grafana_foundation_sdk.models import dashboard as model
 from dashboards.hardware import hardware, network, use
 from dashboards.health import now, treatment, trust, wrong
 from dashboards.panels import SOURCE
+from dashboards.schedulers import schedulers
 
 
 def dashboard() -> build.Dashboard:
@@ -26,7 +27,16 @@ def dashboard() -> build.Dashboard:
         )
         .with_variable(_node_variable())
     )
-    for title, panels in (now(), wrong(), treatment(), use(), hardware(), network(), trust()):
+    for title, panels in (
+        now(),
+        wrong(),
+        treatment(),
+        schedulers(),
+        use(),
+        hardware(),
+        network(),
+        trust(),
+    ):
         page.with_row(build.Row(title))
         for panel in panels:
             page.with_panel(panel)

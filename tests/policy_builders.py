@@ -133,6 +133,7 @@ class World:
         self.events: list[RecordEvent] = []
         self.told: list[Notify] = []
         self.drains: dict[str, DrainProgress] = {}
+        self.device_quarantines: dict[str, frozenset[str]] | None = {}
         self.stopped = ""
 
     @property
@@ -143,6 +144,7 @@ class World:
             incidents=dict(self.incidents),
             stopped=self.stopped,
             drains=dict(self.drains),
+            device_quarantines=self.device_quarantines,
         )
 
     def report(self, name: str, *findings: Finding, **changes: object) -> None:

@@ -1,10 +1,32 @@
 """The cluster edge: the only place that reads or writes Kubernetes, behind one narrow port."""
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
 from aggregator.cluster.workloads import Workloads
 from aggregator.policy.model import ClusterView, Intent
+from aggregator.scores.placed import PlacedPod
+
+NO_PODS: Mapping[str, PlacedPod] = MappingProxyType({})
+
+
+class PodChange(NamedTuple):
+    """What became of one pod since changes were last taken."""
+
+    key: str
+    """``namespace/name``."""
+    before: PlacedPod | None
+    """``None``: it was not there."""
+    after: PlacedPod | None
+    """``None``: it is gone, or ran to its end."""
+
+    @property
+    def new(self) -> bool:
+        """Whether this pod, by UID, is seen for the first time."""
+        if self.after is None:
+            return False
+        return self.before is None or self.before.uid != self.after.uid
 
 
 class EdgeError(Exception):
@@ -33,6 +55,25 @@ class ClusterEdge(Protocol):
     @property
     def workloads(self) -> Workloads:
         """Pods and what guards them, read live."""
+
+    @property
+    def pods(self) -> Mapping[str, PlacedPod]:
+        """All pods that have not ended, by ``namespace/name``; changes under the reader's hands. For scores only."""
+        return NO_PODS
+
+    @property
+    def pods_known(self) -> bool:
+        """Whether ``pods`` is all there are; else scores go by reports alone."""
+        return False
+
+    @property
+    def pods_trouble(self) -> str:
+        """Why pods are not known, or not as of now; empty: they are."""
+        return "there is no cluster to read pods from"
+
+    def take_pod_changes(self) -> Sequence[PodChange]:
+        """What changed in ``pods`` since this was last called. Of use to one caller only: the engine."""
+        return ()
 
     def permit(self) -> None:
         """Ask right before anything that harms: the lease by the monotonic clock, and the kill switch.

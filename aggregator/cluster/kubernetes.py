@@ -3,7 +3,7 @@
 import asyncio
 import random as random_module
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -11,24 +11,27 @@ from typing import Any
 import msgspec
 import structlog
 
-from aggregator.cluster import ClusterEdge, EdgeError
+from aggregator.cluster import NO_PODS, ClusterEdge, EdgeError, PodChange
 from aggregator.cluster.client import Api
 from aggregator.cluster.cluster_queues import KueueQuota
 from aggregator.cluster.control import Control
 from aggregator.cluster.credentials import Credentials
+from aggregator.cluster.devices.desk import DeviceDesk
 from aggregator.cluster.errors import ApiError
 from aggregator.cluster.events import EventRecorder
 from aggregator.cluster.incidents import INCIDENTS, IncidentWriter, from_object
 from aggregator.cluster.kubernetes_workloads import KubernetesWorkloads
 from aggregator.cluster.lease import Elector, LeaseSettings
 from aggregator.cluster.node_writer import NodeWriter
-from aggregator.cluster.nodes import NODES, reduce_node
+from aggregator.cluster.nodes import NODES, NodeRecord, reduce_node
 from aggregator.cluster.overlay import Overlay
 from aggregator.cluster.pen import Pen
+from aggregator.cluster.pod_informer import PodInformer
 from aggregator.cluster.reflector import Reflector, Timings
 from aggregator.cluster.requeue import Requeues
 from aggregator.cluster.tokens import AUDIENCE, TokenReviewer
 from aggregator.feeds.kueue_quota import QuotaSettings
+from aggregator.policy.devices.values import DeviceSettings
 from aggregator.policy.model import (
     ClusterView,
     Cordon,
@@ -43,6 +46,7 @@ from aggregator.policy.model import (
     Uncordon,
     kind_of,
 )
+from aggregator.scores.placed import PlacedPod
 
 log = structlog.get_logger()
 
@@ -62,6 +66,10 @@ class KubernetesSettings(msgspec.Struct, frozen=True, kw_only=True):
     reflector: Timings = msgspec.field(default_factory=Timings)
     quotas: QuotaSettings = msgspec.field(default_factory=QuotaSettings)
     """Which of Kueue's quotas follow the healthy nodes; by default none."""
+    devices: DeviceSettings = msgspec.field(default_factory=DeviceSettings)
+    """Which back-ends take single devices out; by default none."""
+    watch_pods: bool = True
+    """Whether to follow all pods, for scores; without, they go by reports alone."""
 
 
 class KubernetesEdge(ClusterEdge):
@@ -116,6 +124,11 @@ class KubernetesEdge(ClusterEdge):
             random=random,
             timings=settings.reflector,
         )
+        self._pods = (
+            PodInformer(self._api, clock=clock, random=random, timings=settings.reflector)
+            if settings.watch_pods
+            else None
+        )
         self._elector = Elector(
             self._api,
             settings.lease,
@@ -125,13 +138,19 @@ class KubernetesEdge(ClusterEdge):
             random=random,
         )
         self._notifier = notifier
-        pen = Pen(self._api, permit=self.permit, dry_run=settings.dry_run)
+        self._pen = pen = Pen(self._api, permit=self.permit, dry_run=settings.dry_run)
         self._node_writer = NodeWriter(self._api, self._nodes, pen=pen, wall=wall, random=random)
         self._incident_writer = IncidentWriter(self._api, self._incidents, pen=pen)
         self._events = EventRecorder(self._api, pen=pen, wall=wall)
         self._requeues = Requeues(self._api, pen, clock=clock)
         self._workloads = KubernetesWorkloads(self._api, pen, self._requeues)
         self._quota = KueueQuota(self._api, pen, settings.quotas, permit=self.permit)
+        self.devices = DeviceDesk(
+            self._api, pen, settings.devices, permit=self.permit, on_change=self._changed
+        )
+        """Who takes single devices out of scheduling, where that is on."""
+        self.hardware: Callable[[str], Mapping[str, str]] = lambda _: {}
+        """Node → device (``gpu:0000:3b:00.0``) → UUID, as its agent reports; set by who has the reports."""
         self._wall = wall
         self.tokens = TokenReviewer(
             self._api, settings.agent_service_account, clock=clock, audience=settings.audience
@@ -152,6 +171,35 @@ class KubernetesEdge(ClusterEdge):
     def api(self) -> Api:
         """The way to the server, for what reads more of it; whatever writes asks ``permit`` first."""
         return self._api
+
+    @property
+    def pen(self) -> Pen:
+        """The hand that writes, for what writes more; it asks ``permit`` by itself."""
+        return self._pen
+
+    @property
+    def nodes(self) -> Reflector[NodeRecord]:
+        """The Node objects as followed, for what writes to them: give back what the server answers (``put``)."""
+        return self._nodes
+
+    @property
+    def pods(self) -> Mapping[str, PlacedPod]:
+        """All pods that have not ended, by ``namespace/name``; changes under the reader's hands."""
+        return self._pods.pods if self._pods is not None else NO_PODS
+
+    @property
+    def pods_known(self) -> bool:
+        """Whether pods can be followed, and were listed."""
+        return self._pods is not None and self._pods.known
+
+    @property
+    def pods_trouble(self) -> str:
+        """Why pods are not known, or not as of now; empty: they are."""
+        return self._pods.trouble if self._pods is not None else "following pods is switched off"
+
+    def take_pod_changes(self) -> Sequence[PodChange]:
+        """What changed in ``pods`` since this was last called; for one caller."""
+        return self._pods.take_changes() if self._pods is not None else ()
 
     @property
     def workloads(self) -> KubernetesWorkloads:
@@ -183,6 +231,11 @@ class KubernetesEdge(ClusterEdge):
                 tasks.create_task(self._control.reflector.run(), name="control")
                 tasks.create_task(self._requeues.run(), name="requeues")
                 tasks.create_task(self._quota.run(self.view, self._wall), name="quotas")
+                tasks.create_task(
+                    self.devices.run(self.view, self.hardware, self._wall), name="devices"
+                )
+                if self._pods is not None:
+                    tasks.create_task(self._pods.run(), name="pods")
                 if self._overlay is None:
                     tasks.create_task(self._elector.run(), name="lease")
         finally:
@@ -202,6 +255,8 @@ class KubernetesEdge(ClusterEdge):
                 nodes=MappingProxyType(nodes),
                 incidents=MappingProxyType(incidents),
                 stopped=self._control.stopped,
+                device_quarantines=self.devices.in_force,
+                device_words=self.devices.words,
             )
         return self._snapshot
 
@@ -288,6 +343,8 @@ class KubernetesEdge(ClusterEdge):
         if self._elector.leading:
             for each in self._reflectors:
                 each.refresh()
+            if self._pods is not None and self._pods.trouble:
+                self._pods.refresh()  # else its watch is alive, and fifty thousand pods are seconds of work
             self._requeues.look()
         self._changed()
 

@@ -17,10 +17,12 @@ from aggregator.cluster import EdgeError
 from aggregator.cluster.client import Json
 from aggregator.policy.model import ClusterNode, Condition, ConditionStatus, Taint, TaintEffect
 from aggregator.policy.pools import pool_of
+from aggregator.scores.capacity import capacity_of
 from contract.vocabulary import (
     CONDITIONS,
     CORDONED_BY,
     QUARANTINED_BY,
+    SCORE_ANNOTATION,
     TAINT_KEY,
     UNMANAGED_LABEL,
 )
@@ -40,6 +42,8 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     """``spec.taints`` as it is, everybody's."""
     transitions: Mapping[str, str]
     """``lastTransitionTime`` of our conditions, by type."""
+    score_annotation: str = ""
+    """What our annotation ``fleetmedic.io/score`` says; empty: it is not there."""
 
 
 def edit_taints(taints: Sequence[Any] | None, wanted: Taint | None) -> list[Any] | None:
@@ -152,6 +156,7 @@ def reduce_node(obj: Json) -> NodeRecord:
         quarantined_by=annotations.get(QUARANTINED_BY) or "",
         cordoned_by=annotations.get(CORDONED_BY) or "",
         managed=labels.get(UNMANAGED_LABEL) != "false",
+        capacity=capacity_of(obj),
     )
     return NodeRecord(
         node=node,
@@ -161,6 +166,7 @@ def reduce_node(obj: Json) -> NodeRecord:
             for type_, one in conditions.items()
             if one.get("lastTransitionTime")
         },
+        score_annotation=annotations.get(SCORE_ANNOTATION) or "",
     )
 
 

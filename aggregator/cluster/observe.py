@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
-from aggregator.cluster import EdgeError
+from aggregator.cluster import NO_PODS, EdgeError, PodChange
 from aggregator.cluster.overlay import after
 from aggregator.cluster.workloads import WorkloadError
 from aggregator.policy.drain.pods import DisruptionBudget, Pod
@@ -43,6 +43,9 @@ class ObserveEdge:
     leading = True
     view_age_seconds = 0.0
     read_errors = 0
+    pods = NO_PODS
+    pods_known = False
+    pods_trouble = "there is no cluster to read pods from"
 
     def __init__(self, *, notifier: Callable[[Notify], Awaitable[None]] | None = None) -> None:
         self._notifier = notifier
@@ -79,6 +82,10 @@ class ObserveEdge:
     def knows(self, node: str) -> bool:
         """Every node may report."""
         return True
+
+    def take_pod_changes(self) -> Sequence[PodChange]:
+        """None."""
+        return ()
 
     def permit(self) -> None:
         """Nothing here is ever stopped: nothing is ever written."""

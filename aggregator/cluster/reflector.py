@@ -13,7 +13,7 @@ from typing import Generic, NamedTuple, TypeVar
 import msgspec
 import structlog
 
-from aggregator.cluster.client import Api, Json, Query
+from aggregator.cluster.client import PAGE, Api, Json, Query
 from aggregator.cluster.errors import (
     ApiError,
     Forbidden,
@@ -58,8 +58,14 @@ def older(version: str, than: str) -> bool:
     return False
 
 
+def name_of(obj: Json) -> str:
+    """What tells objects of a collection apart in which names are unique."""
+    name: str = obj["metadata"]["name"]
+    return name
+
+
 class Reflector(Generic[T]):
-    """One collection in which names are unique. One owner: the event loop.
+    """One collection. One owner: the event loop.
 
     Args:
         api: the way to the server.
@@ -70,6 +76,10 @@ class Reflector(Generic[T]):
         random: 0 ≤ x < 1.
         timings: how patient to be.
         query: what narrows the collection, a field selector.
+        key: what tells objects apart, where names alone do not: those of all namespaces.
+        on_each: called with the key and the former value (``None``: it is new) of each object that is another one now, or
+            gone, before ``on_change``.
+        page: how many objects to read at once; each page holds up the event loop while it is taken in.
     """
 
     def __init__(
@@ -83,8 +93,14 @@ class Reflector(Generic[T]):
         random: Callable[[], float],
         timings: Timings | None = None,
         query: Query | None = None,
+        key: Callable[[Json], str] = name_of,
+        on_each: Callable[[str, T | None], None] | None = None,
+        page: int = PAGE,
     ) -> None:
         self._api = api
+        self._key = key
+        self._on_each = on_each
+        self._page = page
         self._path = path
         self._reduce = reduce
         self._on_change = on_change
@@ -99,6 +115,8 @@ class Reflector(Generic[T]):
         self._heard = clock()
         self.errors_total = 0
         """Lists and watches that failed; that a version is too old (``Gone``) is no failure."""
+        self.trouble = ""
+        """Why it cannot be read now; empty: nothing is known to be wrong."""
         self._turn: asyncio.Timeout | None = None  # while running; ends early when a list is due
         self.synced = False
         """Whether there was a full list; what is known then only ever gets older, not partial."""
@@ -143,6 +161,7 @@ class Reflector(Generic[T]):
             return self._backoff()
         except ApiError as error:
             self.errors_total += 1
+            self.trouble = str(error)
             pause = self._backoff()
             if isinstance(error, TooManyRequests):
                 pause = max(pause, error.retry_after_seconds)
@@ -172,20 +191,26 @@ class Reflector(Generic[T]):
             self._written[name] = entry
         elif name not in self._entries and older(entry.version, self._position or ""):
             return entry
+        known = self._entries.get(name)
         if self._store(name, entry):
-            self._on_change()
+            self._tell(name, known)
         return entry
 
     def drop(self, name: str) -> None:
         """Forget an object that we deleted ourselves; the watch says the same a moment later."""
         if self._written is not None:
             self._written.pop(name, None)
-        if self._entries.pop(name, None) is not None:
-            self._on_change()
+        known = self._entries.pop(name, None)
+        if known is not None:
+            self._tell(name, known)
+
+    def _tell(self, name: str, known: Entry[T] | None) -> None:
+        if self._on_each is not None:
+            self._on_each(name, known.value if known is not None else None)
+        self._on_change()
 
     def _read(self, obj: Json) -> tuple[str, Entry[T]]:
-        metadata = obj["metadata"]
-        return metadata["name"], Entry(metadata["resourceVersion"], self._reduce(obj))
+        return self._key(obj), Entry(obj["metadata"]["resourceVersion"], self._reduce(obj))
 
     def _store(self, name: str, entry: Entry[T]) -> bool:
         """Keep an object unless a newer one is known; whether its value changed."""
@@ -200,7 +225,8 @@ class Reflector(Generic[T]):
         self._written = {}
         found: dict[str, Entry[T]] = {}
         version = ""
-        async with aclosing(self._api.pages(self._path, query=self._query)) as pages:
+        reading = self._api.pages(self._path, limit=self._page, query=self._query)
+        async with aclosing(reading) as pages:
             async for page in pages:
                 version = version or page["metadata"]["resourceVersion"]
                 found.update(self._read(item) for item in page.get("items") or ())
@@ -210,9 +236,25 @@ class Reflector(Generic[T]):
         before, self._entries = self._entries, found
         self._position = version
         self._heard = self._clock()
+        self.trouble = ""
         first, self.synced = not self.synced, True
-        if first or _values(before) != _values(found):
+        differ = self._differing(before, found)
+        if self._on_each is not None:
+            for name in differ:
+                self._on_each(name, before[name].value if name in before else None)
+        if first or differ:
             self._on_change()
+
+    def _differing(
+        self, before: Mapping[str, Entry[T]], after: Mapping[str, Entry[T]]
+    ) -> list[str]:
+        """What is in one and not in the other, or is another value there."""
+        gone = [name for name in before if name not in after]
+        return gone + [
+            name
+            for name, entry in after.items()
+            if (known := before.get(name)) is None or known.value != entry.value
+        ]
 
     async def _follow(self) -> None:
         """Take in changes until the server ends the watch."""
@@ -227,6 +269,7 @@ class Reflector(Generic[T]):
             async for event in events:
                 self._heard = self._clock()
                 self._failures = 0
+                self.trouble = ""
                 self._take(event["type"], event["object"])
 
     def _take(self, kind: str, obj: Json) -> None:
@@ -234,15 +277,15 @@ class Reflector(Generic[T]):
         if kind == "BOOKMARK":
             return
         name, entry = self._read(obj)
+        known = self._entries.get(name)
         if kind != "DELETED":
             changed = self._store(name, entry)
         else:
-            known = self._entries.get(name)
             changed = known is not None and not older(entry.version, known.version)
             if changed:
                 del self._entries[name]
         if changed:
-            self._on_change()
+            self._tell(name, known)
 
     def _backoff(self) -> float:
         """Half to all of a pause that doubles with each failure in a row."""
@@ -258,7 +301,3 @@ def _remedy(error: ApiError) -> dict[str, str]:
     if isinstance(error, Forbidden):
         return {"remedy": "check the token and the rights in deploy/base/rbac.yaml"}
     return {}
-
-
-def _values(entries: Mapping[str, Entry[T]]) -> dict[str, T]:
-    return {name: entry.value for name, entry in entries.items()}

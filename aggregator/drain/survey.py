@@ -64,7 +64,9 @@ class Survey:
         told = self._holders(self._node)
         if told is None and not self._told:
             raise WorkloadError(f"the agent of {self._node} has not said yet who holds its devices")
-        self._told = dict(told) if told else self._told
+        # Of other devices it may tell while it cannot tell of these: that says nothing about who holds these.
+        about = {each: told[each] for each in self._subjects if each in told} if told else {}
+        self._told = about or self._told
         return self._told
 
     async def _members(self, gang: Gang) -> tuple[Pod, ...]:

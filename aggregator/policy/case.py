@@ -29,6 +29,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     drain: DrainProgress | None
     """How its drain goes, if one does."""
     guards: Guards
+    devices_kept: frozenset[str] | None = frozenset()
+    """Devices of the node that are kept from new pods by themselves; ``None``: nobody looked yet."""
     already_hard: bool
     """Whether the node takes no new pods as it is, and so is counted already."""
     release_after_seconds: float

@@ -109,14 +109,14 @@ def _rung(rung: Rung, finding: Finding, incident: Incident, case: Case) -> Next 
         and case.now - each.started_seconds < bounds.window_seconds
     ]
     if rung in DRAINS:
-        if drained(incident, rung):
+        if drained(incident, rung, subject):
             return ""
         if _given_up(tries, incident, bounds.most_attempts):
             last = tries[-1].text if tries else ""
             return Human(f"{rung} does not succeed: {last or 'it was tried often enough'}")
         if len(tries) >= bounds.most_attempts:
             return f"{rung} was done {len(tries)} times already"
-    elif passed := _passed(rung, finding.code, tries, incident, case):
+    elif passed := _passed(rung, finding, tries, incident, case):
         return passed
     last_start = max((each.started_seconds for each in tries), default=None)
     if last_start is not None and case.now < last_start + bounds.cool_down_seconds:
@@ -134,11 +134,15 @@ def subject_of(rung: Rung, finding: Finding) -> str:
     return device_of(finding.subject) if by_device else ""
 
 
-def drained(incident: Incident, rung: Rung) -> bool:
-    """Whether the pods this rung moves were moved since the node takes no new ones."""
-    enough = (Rung.DRAIN,) if rung is Rung.DRAIN else (Rung.DRAIN, Rung.DRAIN_DEVICE)
+def drained(incident: Incident, rung: Rung, device: str = "") -> bool:
+    """Whether the pods this rung moves were moved since the node takes no new ones: all, or those on the device."""
+
+    def moved_them(attempt: Attempt) -> bool:
+        of_device = attempt.rung == Rung.DRAIN_DEVICE and attempt.subject == device
+        return attempt.rung == Rung.DRAIN or (rung is not Rung.DRAIN and of_device)
+
     return any(
-        each.rung in enough
+        moved_them(each)
         and each.outcome is AttemptOutcome.DONE
         and each.started_seconds >= _quarantined(incident)
         for each in incident.attempts
@@ -156,18 +160,23 @@ def _given_up(tries: Sequence[Attempt], incident: Incident, most: int) -> bool:
     return stopped or len(failed) >= most
 
 
-def _passed(rung: Rung, code: str, tries: Sequence[Attempt], incident: Incident, case: Case) -> str:
+def _passed(
+    rung: Rung, finding: Finding, tries: Sequence[Attempt], incident: Incident, case: Case
+) -> str:
     """Why a repair is passed over; empty: it is not."""
     if rung not in case.health.repairs:
         return f"the node's agent does not allow {rung}"
-    if rung is Rung.RESET_DEVICE and not drained(incident, Rung.DRAIN_DEVICE):
+    device = subject_of(rung, finding)
+    if rung is Rung.RESET_DEVICE and not drained(incident, Rung.DRAIN_DEVICE, device):
         return f"{rung} needs a drain before it"
     if rung is Rung.REBOOT_NODE and not drained(incident, Rung.DRAIN):
         return f"{rung} needs a drain of the whole node before it"
     if rung is Rung.REBOOT_NODE and not case.health.boot_id:
         return f"{rung} could not be proven: the node's agent does not tell its boot id"
     over = [
-        each for each in tries if each.code == code and each.outcome is not AttemptOutcome.FAILED
+        each
+        for each in tries
+        if each.code == finding.code and each.outcome is not AttemptOutcome.FAILED
     ]
     if over:
         return f"{rung} was tried already ({over[-1].outcome})"

@@ -4,6 +4,7 @@ It is level-triggered: run on what the cluster shows, at any time, after any cra
 and nothing else. The same inputs give the same answer.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable
 
@@ -12,6 +13,8 @@ import msgspec
 from aggregator.policy.attempts import after_all
 from aggregator.policy.case import Case, Declined, Step
 from aggregator.policy.config import PolicyConfig
+from aggregator.policy.devices.relax import still_keeps
+from aggregator.policy.devices.story import with_relaxing_told
 from aggregator.policy.guards import Guards, is_hard
 from aggregator.policy.health import SOURCE_OF_DOMAIN, NodeHealth, conditions
 from aggregator.policy.incidents import (
@@ -37,7 +40,14 @@ from aggregator.policy.model import (
 )
 from aggregator.policy.outcome import intents_of
 from aggregator.policy.people import is_peoples, muted_codes, overrule, overruled, without
-from aggregator.policy.treatment import draining, lost, needs_human, quarantined, repairing
+from aggregator.policy.treatment import (
+    draining,
+    lost,
+    needs_human,
+    quarantined,
+    repairing,
+    unheard,
+)
 from aggregator.policy.verification import verifying
 from contract.vocabulary import Phase, Severity, SourceState
 
@@ -122,7 +132,8 @@ class _Round:
         ]
 
     def _unmuted(self, health: NodeHealth) -> NodeHealth:
-        return without(health, self._muted.get(health.name, frozenset()))
+        codes = self._muted.get(health.name)
+        return without(health, codes) if codes else health
 
     def decision(self, busy: Container[str]) -> Decision:
         self._intents += [
@@ -133,6 +144,7 @@ class _Round:
         for health in sorted(self._fleet, key=_urgency):
             if health.name not in busy:
                 self._node(health, self._view.nodes[health.name])
+        self._never_reported(busy)
         self._intents += self._forgotten()
         return Decision(
             tuple(self._intents),
@@ -163,6 +175,18 @@ class _Round:
             muted = node.name in self._muted
             self._intents += _leftovers(health, node, self._config, muted=muted)
 
+    def _never_reported(self, busy: Container[str]) -> None:
+        """Nodes that were relaxed by another process and have not reported to this one."""
+        heard = {each.name for each in self._fleet}
+        for name, incident in self._open.items():
+            node = self._view.nodes.get(name)
+            if node is None or name in heard or name in busy:
+                continue
+            if is_peoples(incident) or overruled(incident, node):
+                continue
+            health = NodeHealth(name=name, pool=node.pool, age_seconds=math.inf)
+            self._take(incident, unheard(incident, self._case(health, node)), node)
+
     def _case(self, health: NodeHealth, node: ClusterNode) -> Case:
         return Case(
             health=health,
@@ -170,18 +194,23 @@ class _Round:
             history=[each for one in self._closed[node.name] for each in one.attempts],
             drain=self._view.drains.get(node.name),
             guards=self._guards,
+            devices_kept=self._devices_kept(node.name),
             already_hard=is_hard(node.taint),
             release_after_seconds=_release_after(self._earlier[node.name], self._config),
             config=self._config,
             now=self._now,
         )
 
+    def _devices_kept(self, node: str) -> frozenset[str] | None:
+        known = self._view.device_quarantines
+        return None if known is None else known.get(node, frozenset())
+
     def _step(self, incident: Incident, health: NodeHealth, node: ClusterNode) -> Step:
         incident = with_findings(incident, health.at_least(Severity.DEGRADED), self._now)
         incident = with_codes_noted(incident, health, self._now)
         if not incident.release and incident.release_taken_seconds is not None:
             incident = msgspec.structs.replace(incident, release_taken_seconds=None)
-        if _lapsed(incident, node):
+        if _lapsed(incident, node, self._devices_kept(node.name)):
             anew = after_all(incident, self._now)
             incident = msgspec.structs.replace(incident, quarantined_seconds=anew)
         return STEPS[incident.phase](incident, self._case(health, node))
@@ -189,6 +218,8 @@ class _Round:
     def _take(self, known: Incident | None, step: Step | None, node: ClusterNode) -> None:
         if step is None:
             return
+        kept = self._devices_kept(node.name)
+        step = with_relaxing_told(known, step, node, kept, self._now)
         self._intents += self._notified(step) or intents_of(known, step, node)
         self._drains += [step.drain] if step.drain else []
         self._directives += [step.directive] if step.directive else []
@@ -267,9 +298,11 @@ def _standing(incident: Incident) -> tuple[bool, bool, bool, float, str]:
     )
 
 
-def _lapsed(incident: Incident, node: ClusterNode) -> bool:
+def _lapsed(incident: Incident, node: ClusterNode, devices_kept: frozenset[str] | None) -> bool:
     """Whether pods may have come since the node was drained: the hard taint that says they did not is gone."""
     if incident.soak_since_seconds is not None or is_hard(node.taint):
+        return False
+    if still_keeps(incident, node, devices_kept):
         return False
     since = incident.quarantined_seconds
     return since is not None and any(each.started_seconds >= since for each in incident.attempts)
@@ -307,6 +340,8 @@ def _leftovers(
 
     Where a person's act mutes what it shows, it goes at once; else once the node is seen to be healthy.
     """
+    if not (node.cordoned_by or node.quarantined_by or node.taint is not None):
+        return []
     if muted:
         return _take_back(node, "a person overruled us, and no incident is open on this node")
     blind = any(

@@ -28,8 +28,25 @@ class Condition(msgspec.Struct, frozen=True):
     message: str = ""
 
 
+class NodeCapacity(msgspec.Struct, frozen=True, kw_only=True):
+    """What a Node offers to pods, all of it: ``status.allocatable``, and what stands behind its devices."""
+
+    cpu_milli: int = 0
+    """0: not told."""
+    memory_mib: int = 0
+    """0: not told."""
+    devices: Mapping[str, int] = msgspec.field(default_factory=dict)
+    """By resource name, accelerators as they are asked for whole: healthy ones, by the device plugin."""
+    physical_devices: int = 0
+    """Devices that there really are, where a sharing layer lists many shares of each; 0: it lists devices."""
+    sliced: bool = False
+    """Each device is listed as several whole ones: as time slices or as MIG instances, by the node's labels."""
+    model: str = ""
+    """Of its devices, by its labels."""
+
+
 class ClusterNode(msgspec.Struct, frozen=True, kw_only=True):
-    """A Node object, as far as the policy cares."""
+    """A Node object, as far as the policy and the scores care."""
 
     name: str
     labels: Mapping[str, str] = msgspec.field(default_factory=dict)
@@ -51,6 +68,7 @@ class ClusterNode(msgspec.Struct, frozen=True, kw_only=True):
     Set and schedulable: a person uncordoned the node."""
     managed: bool = True
     """False where people opted the node out by its label."""
+    capacity: NodeCapacity = NodeCapacity()
 
 
 class TimelineEntry(msgspec.Struct, frozen=True):
@@ -197,6 +215,10 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     """Why a person stopped everything (the kill switch); empty: they did not."""
     drains: Mapping[str, DrainProgress] = msgspec.field(default_factory=dict)
     """By node: what the drain runners of this process know. Empty after a restart, until they looked."""
+    device_quarantines: Mapping[str, frozenset[str]] | None = msgspec.field(default_factory=dict)
+    """By node: the devices that are seen to be kept from new pods by themselves. ``None``: nobody looked yet."""
+    device_words: Mapping[str, Mapping[str, str]] = msgspec.field(default_factory=dict)
+    """By node and device: how each of these quarantines stands, for people; nothing is decided by it."""
 
 
 class SetTaint(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="set-taint"):

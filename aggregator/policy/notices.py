@@ -1,8 +1,8 @@
 """What people are told by a Kubernetes Event although no decision follows from it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
-from aggregator.policy.model import RecordEvent
+from aggregator.policy.model import ClusterView, RecordEvent
 from contract.vocabulary import Finding
 
 NOTICES = {"overrides-refused": "OverridesRefused", "kernel-log-unread": "KernelLogUnread"}
@@ -30,4 +30,40 @@ def notices(
                 type="Warning",
                 event_reason=NOTICES[finding.code],
                 reason=finding.evidence,
+            )
+
+
+def device_notices(
+    before: Mapping[str, frozenset[str]] | None, view: ClusterView
+) -> Iterator[RecordEvent]:
+    """One Event for each device whose quarantine begins to hold, is lost, or is over.
+
+    Args:
+        before: by node, the devices that were seen to be kept from new pods by themselves; ``None``: nobody looked.
+            Then nothing is news, as after a restart.
+        view: as of now.
+    """
+    after = view.device_quarantines
+    if before is None or after is None:
+        return
+    nobody: frozenset[str] = frozenset()
+    for node in sorted(before.keys() | after.keys()):
+        words = view.device_words.get(node, {})
+        was, now = before.get(node, nobody), after.get(node, nobody)
+        for device in sorted(now - was):
+            yield RecordEvent(
+                node=node,
+                type="Normal",
+                event_reason="DeviceQuarantined",
+                reason=f"{device} is kept from new pods by itself: {words.get(device, 'it is seen to hold')}",
+            )
+        for device in sorted(was - now):
+            wanted = device in words
+            yield RecordEvent(
+                node=node,
+                type="Warning" if wanted else "Normal",
+                event_reason="DeviceQuarantineLost" if wanted else "DeviceReleased",
+                reason=f"{device} is not seen to be kept from new pods by itself any more: {words[device]}"
+                if wanted
+                else f"{device} is given back: its quarantine is over",
             )

@@ -18,6 +18,7 @@ from aggregator.policy.attempts import (
 )
 from aggregator.policy.case import Case, Declined, Step
 from aggregator.policy.climb import Exhausted, Human, Start, Wait, due, subject_of
+from aggregator.policy.devices.relax import is_unguarded, kept_by_device
 from aggregator.policy.guards import Refusal, under_work
 from aggregator.policy.health import unseen
 from aggregator.policy.incidents import (
@@ -163,8 +164,18 @@ def needs_human(incident: Incident, case: Case) -> Step:
     return msgspec.structs.replace(stay, incident=incident)
 
 
+def unheard(incident: Incident, case: Case) -> Step | None:
+    """On a node that does not report: the hard taint, once its device quarantine is not seen any more; ``None``: nothing to do."""
+    if not is_unguarded(incident, case):
+        return None
+    why = "no new pods: its device quarantine is not seen any more, and the node does not report"
+    return Step(incident=incident, taint=hard_taint(incident, case), why=why)
+
+
 def lost(incident: Incident, case: Case) -> Step | None:
     """On a silent node: give an attempt up whose deadline has passed; ``None``: nothing to do."""
+    if (step := unheard(incident, case)) is not None:
+        return step
     attempt = open_attempt(incident)
     if attempt is None or case.now < attempt.deadline_seconds + GRACE_SECONDS:
         return None
@@ -178,6 +189,14 @@ def hard_taint(incident: Incident, case: Case) -> Taint:
     """Ours, named after the worst of what is or was wrong."""
     hard = case.health.at_least(Severity.CRITICAL) or incident.findings
     return taint_for(hard[0].code if hard else "quarantined", "NoSchedule")
+
+
+def standing_taint(incident: Incident, case: Case, rung: Rung | None = None) -> Taint:
+    """The hard taint, or the soft one where every bad device is kept from new pods by itself."""
+    taint = hard_taint(incident, case)
+    if kept_by_device(incident, case, rung):
+        return msgspec.structs.replace(taint, effect="PreferNoSchedule")
+    return taint
 
 
 def _failed_its_proof(incident: Incident) -> bool:
@@ -200,7 +219,7 @@ def _said_mended(incident: Incident) -> bool:
 
 def _clearing(incident: Incident, case: Case) -> Step:
     """Wait until it is clear for long enough; what was repaired, or perhaps was, then has to prove itself."""
-    step = clearing(incident, case, hard_taint(incident, case))
+    step = clearing(incident, case, standing_taint(incident, case))
     tried = any(
         each.rung in (*REPAIRS, DirectiveKind.DIAGNOSE)
         and each.outcome is not AttemptOutcome.REFUSED
@@ -239,21 +258,28 @@ def _stay(incident: Incident, case: Case, passed: str) -> Step:
 
 
 def _wait(incident: Incident, case: Case, wait: Wait) -> Step:
-    step = _as_quarantined(incident, case, wait.text, wait.until_seconds)
+    step = _as_quarantined(incident, case, wait.text, wait.until_seconds, rung=wait.rung)
     declined = Declined(node=incident.node, reason=wait.text, what=wait.rung.value, why=wait.why)
     return msgspec.structs.replace(step, declined=declined)
 
 
 def _as_quarantined(
-    incident: Incident, case: Case, text: str, at_seconds: float | None = None
+    incident: Incident,
+    case: Case,
+    text: str,
+    at_seconds: float | None = None,
+    *,
+    rung: Rung | None = None,
 ) -> Step:
     hard = case.health.at_least(Severity.CRITICAL)
     if incident.phase is not Phase.QUARANTINED:
         incident = moved(incident, Phase.QUARANTINED, text, case.now)
+    taint = standing_taint(incident, case, rung)
+    kept = "" if taint.effect == "NoSchedule" else " on that device, the others serve on"
     return Step(
         incident=then(incident, text, at_seconds),
-        taint=hard_taint(incident, case),
-        why=f"no new pods: {describe(hard)}",
+        taint=taint,
+        why=f"no new pods{kept}: {describe(hard)}",
     )
 
 
@@ -290,7 +316,7 @@ def _start(incident: Incident, case: Case, start: Start) -> Step:
 
 def _refused(incident: Incident, case: Case, rung: Rung, refusal: Refusal) -> Step:
     text = f"{rung} waits for the {refusal.why}: {refusal.text}"
-    step = _as_quarantined(incident, case, text)
+    step = _as_quarantined(incident, case, text, rung=rung)
     declined = Declined(node=incident.node, reason=text, what=rung.value, why=refusal.why)
     return msgspec.structs.replace(step, declined=declined)
 

@@ -1,7 +1,7 @@
 """The aggregator's HTTP side: the fleet page, the JSON API, probes, metrics and the scheduler extender."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from aggregator.web.shapes import (
     node_detail,
 )
 from aggregator.web.stream import EventStream
+from aggregator.web.why import WhyThisNode
 from contract.metrics import CONTENT_TYPE
 
 STATIC = Path(__file__).parent / "static"
@@ -42,8 +43,8 @@ BROADCASTER = web.AppKey("broadcaster", Broadcaster)
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def create_app(deps: WebDeps) -> web.Application:
-    """The application; its one task lives from start-up to clean-up."""
+def create_app(deps: WebDeps, feeds: Sequence[web.RouteDef] = ()) -> web.Application:
+    """The application; its one task lives from start-up to clean-up. ``feeds`` are served beside it."""
     rows = RowBook(deps)
     broadcaster = Broadcaster(deps, rows)
     app = web.Application(middlewares=[_errors_as_json], client_max_size=deps.max_body_bytes)
@@ -60,6 +61,7 @@ def create_app(deps: WebDeps) -> web.Application:
             web.get("/api/v1/nodes", api.nodes),
             web.get("/api/v1/nodes/{name}", api.node),
             *Explained(deps).routes(),
+            *WhyThisNode(deps).routes(),
             web.get("/api/v1/incidents", api.incidents),
             web.get("/api/v1/decisions", api.decisions),
             web.get(
@@ -67,13 +69,25 @@ def create_app(deps: WebDeps) -> web.Application:
                 EventStream(deps, rows, broadcaster).handle,
                 allow_head=False,  # it would be answered with a body, for ever
             ),
-            *Extender(deps.scores, deps.stats).routes(),
+            *_extender(deps).routes(),
+            *feeds,
         ]
     )
     app.on_response_prepare.append(_add_security_headers)
     app.on_shutdown.append(_end_streams)
     app.cleanup_ctx.append(_run_broadcaster)
     return app
+
+
+def _extender(deps: WebDeps) -> Extender:
+    return Extender(
+        deps.book,
+        deps.stats,
+        clock=deps.clock,
+        scale=deps.extender_scale,
+        stale_after_seconds=deps.stale_after_seconds,
+        leading=deps.leading,
+    )
 
 
 class Api:
@@ -141,6 +155,7 @@ class Api:
                 ScoreShape(score=score.score, reason=score.reason, verdict=score.verdict)
                 if score
                 else None,
+                moment.view.device_words.get(name, {}),
             )
         )
 

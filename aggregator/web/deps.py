@@ -4,12 +4,15 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from aggregator.feeds.extender import MAX_BODY_BYTES, ExtenderCounters
+from aggregator.feeds.extender_scale import DEFAULT_SCALE
 from aggregator.fleet import Fleet, NodeState
 from aggregator.journal import Journal
 from aggregator.policy.config import PolicyConfig
 from aggregator.policy.model import ClusterNode, ClusterView
 from aggregator.policy.pools import pool_of
+from aggregator.scores.book import ScoreBook
 from aggregator.scores.model import STALE_AFTER_SECONDS, NodeScore
+from aggregator.scores.rooms import RoomBook
 
 
 def pool_shown(cluster: ClusterNode | None, state: NodeState | None) -> str:
@@ -35,6 +38,14 @@ class WebDeps:
     clock: Callable[[], float]
     """Unix time."""
     version: str
+    book: ScoreBook = field(default_factory=ScoreBook)
+    """Scores per pod and node, and what they are made of; its scores without a pod in hand are ``scores``."""
+    rooms: RoomBook = field(default_factory=lambda: RoomBook(pods_known=False))
+    """What the nodes have left, and the pods on them."""
+    pods_trouble: Callable[[], str] = lambda: ""
+    """Why pods cannot be read; empty: they can."""
+    extender_scale: int = DEFAULT_SCALE
+    """The best number that the scheduler is told of a node."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     """What explanations are told by; the engine's own."""
     namespace: str = "fleetmedic"

@@ -16,6 +16,7 @@ from aggregator.policy.explain.explain import explain
 from aggregator.policy.explain.explanation import Explanation, Facts, Line, Way
 from aggregator.policy.explain.words import away, moment
 from aggregator.policy.health import NodeHealth
+from aggregator.scores.explain import NodeWords, node_words
 from aggregator.scores.inputs import open_incidents
 from aggregator.web.deps import WebDeps
 from aggregator.web.replies import json_reply, no_such_node
@@ -52,7 +53,9 @@ class Explained:
             return no_such_node(name)
         explanation = explain(facts)
         whole = msgspec.to_builtins(explanation)
-        return json_reply({**whole, "text": as_text(explanation)})
+        score = node_words(self._deps.book, name)
+        text = as_text(explanation) + (score_text(score) if score else "")
+        return json_reply({**whole, "score": score, "text": text})
 
     async def plan(self, request: web.Request) -> web.Response:
         """What a drain would do now; ``subject`` names a device, and may be given several times."""
@@ -99,6 +102,7 @@ class Explained:
             node=node,
             incident=open_incidents(view).get(name),
             closed=tuple(each for each in incidents if not each.open),
+            devices=view.device_words.get(name, {}),
             health=_health(state, deps.pool_of(node, state), now),
             config=deps.policy,
             stopped=view.stopped,
@@ -139,6 +143,16 @@ def as_text(explanation: Explanation) -> str:
         entries: Sequence[Line | Way] = getattr(explanation, name)
         if entries:
             lines += ["", f"{heading}:", *_entries(entries, explanation.time_seconds)]
+    return "".join(f"{printable(line)}\n" for line in lines)
+
+
+def score_text(score: NodeWords) -> str:
+    """The score with its terms as plain text, after an empty line."""
+    lines = ["", "What schedulers are told of it:", f"  - {score.score} of 1000: {score.reason}"]
+    lines.append(f"  - {score.pod_score} for a pod that asks for {score.pod}, made of")
+    for each in score.terms:
+        value = "abstains" if each.value is None else f"{each.value:.2f}"
+        lines.append(f"      {each.name} {value} (weight {each.weight:g}): {each.words}")
     return "".join(f"{printable(line)}\n" for line in lines)
 
 

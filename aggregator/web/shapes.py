@@ -1,5 +1,6 @@
 """Incidents, findings, decisions and one whole node as the API writes them: words instead of numbers."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -124,6 +125,8 @@ class NodeDetail(msgspec.Struct, frozen=True, kw_only=True):
     score: ScoreShape | None
     taint: Taint | None
     conditions: dict[str, Condition]
+    device_quarantines: dict[str, str]
+    """Device that should get no new pods → how its own quarantine stands, in words."""
     incident: IncidentShape | None
     agent_version: str
     driver_version: str
@@ -225,6 +228,7 @@ def node_detail(
     cluster: ClusterNode | None,
     incident: Incident | None,
     score: ScoreShape | None,
+    device_words: Mapping[str, str],
 ) -> NodeDetail:
     """One node, whole."""
     report = state.report if state else None
@@ -235,6 +239,7 @@ def node_detail(
         score=score,
         taint=cluster.taint if cluster else None,
         conditions=dict(cluster.conditions) if cluster else {},
+        device_quarantines=dict(device_words),
         incident=incident_shape(incident) if incident else None,
         agent_version=report.agent_version if report else "",
         driver_version=report.driver_version if report else "",

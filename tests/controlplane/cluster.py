@@ -55,6 +55,7 @@ class ControlPlane:
             never gets in the way of a node that a test writes by hand.
         apiserver_args: further flags for kube-apiserver.
         controller_manager_args: further flags for kube-controller-manager.
+        scheduler_args: further flags for kube-scheduler.
     """
 
     def __init__(
@@ -65,12 +66,14 @@ class ControlPlane:
         node_grace_s: float = 3600.0,
         apiserver_args: Sequence[str] = (),
         controller_manager_args: Sequence[str] = (),
+        scheduler_args: Sequence[str] = (),
     ) -> None:
         self._binaries = binaries
         self._folder = folder
         self._node_grace_s = node_grace_s
         self._apiserver_args = tuple(apiserver_args)
         self._controller_manager_args = tuple(controller_manager_args)
+        self._scheduler_args = tuple(scheduler_args)
         self._processes: dict[str, Process] = {}
         self._parent: ThreadPoolExecutor | None = None
         self._layout: Layout | None = None
@@ -268,7 +271,7 @@ class ControlPlane:
         await asyncio.to_thread(path.write_bytes, msgspec.json.encode(content))
         await self._launch(
             "kube-scheduler",
-            components.scheduler(self._at, port, path),
+            components.scheduler(self._at, port, path, self._scheduler_args),
             self._probe(port, path="/readyz"),
         )
         self._scheduler_config = dict(config or {})

@@ -116,12 +116,13 @@ def controller_manager(
     ]
 
 
-def scheduler(at: Layout, port: int, config: Path) -> list[str]:
+def scheduler(at: Layout, port: int, config: Path, extra: Sequence[str] = ()) -> list[str]:
     """Everything else about the scheduler is in its configuration file."""
     return [
         str(program(at.binaries, "kube-scheduler")),
         f"--config={config}",
         *_serving(at, port),
+        *extra,
     ]
 
 

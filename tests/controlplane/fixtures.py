@@ -4,6 +4,7 @@
 `kwok`           the same, with kwok playing the nodes annotated for it
 `scheduler`      the same, with kube-scheduler in its default configuration
 `workload_crds`  the same, with the resources of Kueue, Kubeflow, Volcano and KServe served
+`dra_plane`      another one, whose parts know DeviceTaintRules, with kube-scheduler
 `sandbox`        this test's own namespace and nodes on it
 """
 
@@ -97,6 +98,29 @@ def control_plane(
         _do_without(found)
     plane = ControlPlane(found, folder=tmp_path_factory.mktemp("controlplane"))
     asyncio.run(plane.start())
+    yield plane
+    asyncio.run(plane.stop())
+
+
+@pytest.fixture(scope="session")
+def dra_plane(
+    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ControlPlane]:
+    """API server, controller manager and scheduler that know DeviceTaintRules: off by default in Kubernetes 1.36."""
+    gate = "--feature-gates=DRADeviceTaintRules=true"
+    plane = ControlPlane(
+        control_plane.binaries,
+        folder=tmp_path_factory.mktemp("dra"),
+        apiserver_args=[gate, "--runtime-config=resource.k8s.io/v1beta2=true"],
+        controller_manager_args=[gate],
+        scheduler_args=[gate],
+    )
+
+    async def start() -> None:
+        await plane.start()
+        await plane.start_scheduler()
+
+    asyncio.run(start())
     yield plane
     asyncio.run(plane.stop())
 

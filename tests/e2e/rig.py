@@ -103,7 +103,11 @@ class Rig:
 
     async def add_node(self, stem: str, /, **settings: str) -> Node:
         """A new machine with its Node object and a running agent."""
-        node = Node(await self.sandbox.node(stem), self.folder / stem)
+        return await self.machine_of(await self.sandbox.node(stem), **settings)
+
+    async def machine_of(self, name: str, /, **settings: str) -> Node:
+        """A new machine for a Node object that is there already, with a running agent."""
+        node = Node(name, self.folder / name)
         node.token_file.write_text(await self._token(node.name))
         self.nodes.append(node)
         await self.start_agent(node, **settings)
@@ -288,3 +292,20 @@ async def install(plane: ControlPlane) -> None:
     await apply_crds(plane.api, [ROOT / "deploy" / "crd" / "incidents.yaml"])
     for name in ("namespace.yaml", "rbac.yaml"):
         await plane.kubectl("apply", "-f", str(ROOT / "deploy" / "base" / name))
+
+
+async def grant(plane: ControlPlane, setting: str) -> None:
+    """Apply the shipped rights with those for this setting."""
+    await plane.kubectl("apply", "-f", "-", stdin=rights_with(setting))
+
+
+def rights_with(setting: str) -> str:
+    """deploy/base/rbac.yaml with the # taken away from what it has commented out for this setting."""
+    text = (ROOT / "deploy" / "base" / "rbac.yaml").read_text()
+    head, colon, rest = text.partition(f"({setting})")
+    assert colon, f"rbac.yaml says nothing of {setting}"
+    remark, *lines = rest.splitlines()
+    end = next(n for n, line in enumerate(lines) if not line.startswith(("  # - ", "  #   ")))
+    assert end, f"rbac.yaml has no rights for {setting}"
+    taken = [line.replace("  # ", "  ", 1) for line in lines[:end]]
+    return "\n".join([head + colon + remark, *taken, *lines[end:]])

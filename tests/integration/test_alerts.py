@@ -61,9 +61,17 @@ class TestRules:
         assert page.read_text().startswith(f"# {name}\n")
 
     @pytest.mark.parametrize("name", ALERTS)
+    def test_each_is_listed_with_its_severity(self, name: str) -> None:
+        listed = (ROOT / "docs" / "runbooks" / "README.md").read_text()
+        severity = ALERTS[name]["labels"]["severity"]
+        assert re.search(
+            rf"^\| \[{name}\]\({name}\.md\) \| .+\. \| {severity} \|$", listed, re.MULTILINE
+        )
+
+    @pytest.mark.parametrize("name", ALERTS)
     def test_each_asks_for_metrics_that_exist(self, name: str) -> None:
         served = b"\n".join(sample.pages(time.time()).values()).decode()
-        known = set(re.findall(r"^# TYPE (\S+)", served, re.MULTILINE))
+        known = set(re.findall(r"^([a-zA-Z_:]\w*)[{ ]", served, re.MULTILINE))
         assert set(METRIC.findall(ALERTS[name]["expr"])) <= known
 
     async def test_they_fire_on_what_our_exporters_really_serve(self, tmp_path: Path) -> None:
@@ -105,6 +113,7 @@ class TestAlertmanager:
             ("page", "alertname=FleetmedicBlind severity=critical cause=no-leader"),
             ("hardware-queue", "alertname=FleetmedicNodeStuck severity=warning node=n1"),
             ("hardware-queue", "alertname=FleetmedicAgentSilent severity=warning node=n1"),
+            ("hardware-queue", "alertname=FleetmedicFeedFailing severity=warning feed=devices"),
             ("team", "alertname=JobIdle severity=warning namespace=team-vision"),
             ("hardware-queue", "alertname=Whatever severity=warning namespace=kube-system"),
         ],
@@ -140,6 +149,16 @@ class TestAlertmanager:
                 ("FleetmedicNodeStuck", "n2"),
             }
 
+    async def test_without_a_leader_no_feed_is_complained_of(self, tmp_path: Path) -> None:
+        feed = {"alertname": "FleetmedicFeedFailing", "severity": "warning", "cluster": "c1"}
+        blind = {"alertname": "FleetmedicBlind", "severity": "critical", "cause": "no-leader"}
+        async with server.alertmanager(tmp_path, ALERTMANAGER) as url:
+            await _post(url, feed, blind | {"cluster": "c2"})
+            assert await _held_back(url) == set()
+
+            await _post(url, blind | {"cluster": "c1"})
+            assert await _held_back(url) == {("FleetmedicFeedFailing", "")}
+
 
 async def _post(url: str, *labels: dict[str, str]) -> None:
     now = datetime.now(UTC).isoformat()
@@ -155,7 +174,7 @@ async def _held_back(url: str) -> set[tuple[str, str]]:
     """What is inhibited, once every alert was judged by its group's first flush or on request."""
     found = await server.get_json(f"{url}/api/v2/alerts")
     return {
-        (each["labels"]["alertname"], each["labels"]["node"])
+        (each["labels"]["alertname"], each["labels"].get("node", ""))
         for each in found
         if each["status"]["inhibitedBy"]
     }

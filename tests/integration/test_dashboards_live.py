@@ -15,6 +15,9 @@ FIGURES = {
     "Quarantined": 2,
     "Need a person": 1,
     "Silent agents": 2,
+    "Asked, not answered": 1,
+    "Failing feeds": 0,
+    "Devices quarantined": 2,
     "Held but idle": 3,
     "Leaders": 1,
 }

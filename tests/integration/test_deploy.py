@@ -277,8 +277,22 @@ class TestScheduler:
 
     async def test_the_real_scheduler_starts_with_it(self, control_plane: ControlPlane) -> None:
         program(control_plane.binaries, "kube-scheduler")
-        async with control_plane.scheduler_with({"extenders": _scheduler_config()["extenders"]}):
+        config = _scheduler_config()
+        del config["clientConnection"]
+        async with control_plane.scheduler_with(config):
             assert control_plane.running("kube-scheduler")
+
+    def test_the_scheduler_goes_on_without_us_and_sends_no_cpu_pods(self) -> None:
+        (extender,) = _scheduler_config()["extenders"]
+        assert extender["ignorable"] is True
+        assert extender["nodeCacheCapable"] is True
+        assert extender["httpTimeout"] == "200ms"
+        managed = {
+            each["name"]: each["ignoredByScheduler"] for each in extender["managedResources"]
+        }
+        assert {"nvidia.com/gpu", "amd.com/gpu", "huawei.com/Ascend910"} <= managed.keys()
+        assert not any(managed.values())
+        assert not {"cpu", "memory", "ephemeral-storage"} & managed.keys()
 
 
 class TestPrometheus:

@@ -125,10 +125,12 @@ async def test_a_server_that_only_conflicts_is_not_fought_for_ever(stormy: Storm
 
 async def test_an_api_server_killed_in_the_middle_leaves_nothing_half_done(stormy: Stormy) -> None:
     await stormy.insist(tainted=False)
-    stormy.proxy.delay(0.2, method="PATCH")
+    stormy.proxy.hang(method="PATCH")
+    stormy.proxy.delay(0, method="PATCH", times=3)  # the newest rule goes first
     insisting = asyncio.create_task(stormy.insist(tainted=True))
-    await stormy.proxy.until(lambda: stormy.proxy.count("PATCH", r"/api/v1/nodes/[^/]+") >= 3)
+    await stormy.proxy.until(lambda: stormy.proxy.count("PATCH", status=200) >= 3)
     await stormy.plane.kill_apiserver()
+    stormy.proxy.calm()
     await stormy.proxy.until(lambda: stormy.proxy.requests[-1].fault == "server away")
     assert not insisting.done()
     await stormy.plane.start_apiserver()

@@ -29,6 +29,15 @@ HOUR = 3_600.0
 SILENT = "gpu-d"
 """The node whose agent is gone; its page is not served."""
 
+FEED_COUNTS = {
+    "requests": {"watcher": 40, "custom-metrics": 0},
+    "writes": {"score-labels": 12, "node-metrics": 0, "usage-thresholds": 0, "devices-dra": 2},
+    "errors": {"score-labels": 3, "node-metrics": 0, "usage-thresholds": 0, "devices": 1},
+    "delayed": {"score-labels": 4},
+    "suppressed": {"score-labels": 1},
+}
+"""As ``aggregator/feeding.py`` counts them."""
+
 
 def gpu(index: int, *, lost: bool = False, hot: bool = False) -> Gpu:
     """One GPU; the driver says nothing more about a lost one."""
@@ -177,7 +186,10 @@ def cluster_view(now: float) -> ClusterView:
         incident(SILENT, Phase.NEEDS_HUMAN, now, quarantined=30 * HOUR),
     )
     return ClusterView(
-        synced=True, nodes=members, incidents={each.name: each for each in incidents}
+        synced=True,
+        nodes=members,
+        incidents={each.name: each for each in incidents},
+        device_quarantines={"gpu-c": frozenset({"gpu:0000:00:00.0", "gpu:0000:02:00.0"})},
     )
 
 
@@ -217,13 +229,18 @@ def agent_stats() -> AgentStats:
 
 
 def aggregator_stats() -> AggregatorStats:
-    """A leader that has refused one report and decided once."""
+    """A leader that has refused one report, decided once and answered all but one of a scheduler's questions."""
     stats = AggregatorStats()
     stats.leader = True
     stats.reports_total, stats.connections = 48, 3
     stats.reading(age_seconds=12.5, errors=2)
     stats.reports_refused.add("not your node")
-    stats.extender_requests.add("prioritize")
+    stats.extender_requests.add("prioritize", 6)
+    for basis in ("pod", "node", "not-ours", "stale", "unreadable"):
+        stats.extender_answers.add(basis)
+    stats.extender_passed_over.add("mig")
+    stats.extender_seconds.observe(0.0007)
+    stats.feeds = lambda: FEED_COUNTS
     stats.declined.add(("reboot-node", "approval"))
     stats.detect_to_decision.observe(0.3)
     return stats

@@ -54,6 +54,8 @@ def test_help_teaches_by_example_within_80_columns(
         (["stop", "  "], ["REASON", "say why"]),
         (["hold", "gpu-07", "--note", ""], ["--note", "say why"]),
         (["note", "gpu-07", "x" * 5000], ["5000", "4096"]),
+        (["why"], ["POD"]),
+        (["why", "train-0", "--top", "0"], ["--top", "'0'", "from 1 to 100"]),
         (["frobnicate"], ["frobnicate", "incidents"]),
     ],
 )

@@ -223,6 +223,15 @@ async def test_a_pod_that_turns_out_not_to_hold_the_device_is_not_tried_any_more
     assert cluster.paths == ["team-a/a"]
 
 
+async def test_what_a_node_tells_of_other_devices_says_nothing_about_this_one() -> None:
+    """It names the holders of all it can; of a device that it cannot tell about, every pod with devices is one."""
+    cluster = FakeWorkloads(pod("a"), pod("b"))
+    told = {"gpu:1": ("team-a/b",)}
+    async with Rig(cluster, holders=lambda node: told).running() as rig:
+        assert (await rig.carried(order(subjects=("gpu:0",)))).state is DrainState.DONE
+    assert cluster.paths == []
+
+
 async def test_a_device_that_nobody_holds_costs_nobody_his_pod() -> None:
     """From the agent's report on: an idle GPU's neighbours go on working, whoever leads."""
     fleet = Fleet()

@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import numpy as np
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
@@ -11,18 +12,40 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.feeds.extender import FILTER_PATH, PRIORITIZE_PATH, Extender
-from aggregator.scores.model import NodeScore
+from aggregator.feeds.extender_pod import coarse
+from aggregator.feeds.extender_scale import favour, spread
+from aggregator.scores.book import ScoreBook
+from aggregator.scores.values import PodShape
 from aggregator.stats import AggregatorStats
+from contract.vocabulary import Severity
+from tests.score_builders import NOW, book_of, facts, put, room
 
 GPU_POD = {"spec": {"containers": [{"resources": {"limits": {"nvidia.com/gpu": "8"}}}]}}
 CPU_POD = {"spec": {"containers": [{"resources": {"requests": {"cpu": "4"}}}]}}
 
-SCORES = {
-    "full": NodeScore(9, "healthy, 90% of its GPUs in use", "healthy"),
-    "weak": NodeScore(1, "degraded: gpu-hot on gpu:1", "degraded"),
-    "sick": NodeScore(0, "fatal: gpu-lost on gpu:3", "sick"),
-}
 NAMES = ["full", "weak", "sick", "stranger"]
+RANKED = [95, 9, 0, 50]
+"""What they get without a word about rooms: by health and use."""
+
+
+def answered(stats: AggregatorStats) -> dict[str, int]:
+    """What answers rested on, without what none did."""
+    return {basis: count for basis, count in stats.extender_answers.items() if count}
+
+
+def book() -> ScoreBook:
+    """A full node, a degraded one, a sick one."""
+    known = ScoreBook()
+    put(known, facts("full", use_ratio=0.9))
+    put(known, facts("weak", use_ratio=0.9, worst=Severity.DEGRADED, worst_text="gpu-hot on gpu:1"))
+    put(known, facts("sick", worst=Severity.FATAL, worst_text="gpu-lost on gpu:3"))
+    known.settle(NOW)
+    return known
+
+
+def extender(known: ScoreBook, stats: AggregatorStats, **changes: Any) -> Extender:
+    return Extender(known, stats, **{"clock": lambda: NOW, **changes})
+
 
 Client = TestClient[web.Request, web.Application]
 
@@ -35,7 +58,7 @@ def stats() -> AggregatorStats:
 @pytest.fixture
 async def client(stats: AggregatorStats) -> AsyncIterator[Client]:
     app = web.Application(client_max_size=100_000)
-    app.add_routes(Extender(lambda: SCORES, stats).routes())
+    app.add_routes(extender(book(), stats).routes())
     async with TestClient(TestServer(app)) as client:
         yield client
 
@@ -53,10 +76,10 @@ async def test_prioritize_scores_every_name_with_integers(
 ) -> None:
     reply = await ask(client, PRIORITIZE_PATH, {"Pod": GPU_POD, "Nodes": None, "NodeNames": NAMES})
     assert reply == [
-        {"Host": "full", "Score": 9},
-        {"Host": "weak", "Score": 1},
+        {"Host": "full", "Score": 95},
+        {"Host": "weak", "Score": 9},
         {"Host": "sick", "Score": 0},
-        {"Host": "stranger", "Score": 5},
+        {"Host": "stranger", "Score": 50},
     ]
     assert stats.extender_requests == {"prioritize": 1}
     assert stats.extender_unknown_nodes_total == 1
@@ -85,7 +108,7 @@ async def test_full_nodes_come_back_as_they_were_sent(client: Client) -> None:
     assert reply["Nodes"] == {"items": [nodes[0], nodes[1], nodes[3]]}
     assert "NodeNames" not in reply
     scores = await ask(client, PRIORITIZE_PATH, body)
-    assert [each["Score"] for each in scores] == [9, 1, 0, 5]
+    assert [each["Score"] for each in scores] == RANKED
 
 
 @pytest.mark.parametrize("spelling", ["NodeNames", "nodeNames", "nodenames"])
@@ -106,7 +129,6 @@ async def test_lower_case_nodes(client: Client) -> None:
     ("spec", "ours"),
     [
         (GPU_POD["spec"], True),
-        (CPU_POD["spec"], False),
         ({"containers": None}, False),
         ({"containers": [{"resources": {"limits": {"nvidia.com/gpu": "0"}}}]}, False),
         ({"containers": [{"resources": {"limits": {"nvidia.com/gpu": 1}}}]}, True),
@@ -123,7 +145,7 @@ async def test_only_pods_that_ask_for_an_accelerator_are_judged(
     reply = await ask(client, FILTER_PATH, body)
     assert ("sick" not in reply["NodeNames"]) is ours
     scores = {each["Score"] for each in await ask(client, PRIORITIZE_PATH, body)}
-    assert scores == ({9, 1, 0, 5} if ours else {5})
+    assert scores == (set(RANKED) if ours else {50})
 
 
 async def test_no_nodes_is_an_answer_too(client: Client, stats: AggregatorStats) -> None:
@@ -138,7 +160,7 @@ async def test_an_unreadable_pod_with_readable_names_lets_all_pass(
 ) -> None:
     body = {"Pod": {"spec": {"containers": "many"}}, "NodeNames": NAMES}
     assert (await ask(client, FILTER_PATH, body))["NodeNames"] == NAMES
-    assert {each["Score"] for each in await ask(client, PRIORITIZE_PATH, body)} == {5}
+    assert {each["Score"] for each in await ask(client, PRIORITIZE_PATH, body)} == {50}
     assert stats.extender_errors_total == 2
 
 
@@ -170,6 +192,8 @@ async def test_what_cannot_be_read_is_answered_in_the_protocols_own_words_and_co
     assert good == {"NodeNames": ["full"]}
 
 
+BOOK = book()
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
     lambda inner: (
@@ -189,9 +213,179 @@ json_values = st.recursive(
 )
 def test_no_request_breaks_it_and_no_name_is_invented(body: bytes) -> None:
     stats = AggregatorStats()
-    extender = Extender(lambda: SCORES, stats)
-    filtered = json.loads(extender.answer_filter(body))
-    scores = json.loads(extender.answer_prioritize(body))
-    assert all(type(each["Score"]) is int and 0 <= each["Score"] <= 10 for each in scores)
+    asked = extender(BOOK, stats)
+    filtered = json.loads(asked.answer_filter(body))
+    scores = json.loads(asked.answer_prioritize(body))
+    assert all(type(each["Score"]) is int and 0 <= each["Score"] <= 100 for each in scores)
     hosts = {each["Host"] for each in scores}
     assert set(filtered.get("NodeNames", [])) <= hosts
+
+
+def gpu_pod(**limits: Any) -> Any:
+    return {"spec": {"containers": [{"resources": {"limits": limits}}]}}
+
+
+async def ranked(client: Client, pod: Any, names: list[str]) -> list[int]:
+    reply = await ask(client, PRIORITIZE_PATH, {"Pod": pod, "NodeNames": names})
+    return [each["Score"] for each in reply]
+
+
+@pytest.mark.parametrize(
+    ("pod", "reason"),
+    [
+        (gpu_pod(**{"nvidia.com/gpu": "1.5"}), "odd-amount"),
+        (gpu_pod(**{"nvidia.com/gpu": "-1"}), "odd-amount"),
+        (gpu_pod(**{"nvidia.com/gpu": "lots"}), "odd-amount"),
+        (gpu_pod(**{"nvidia.com/gpu": "1", "amd.com/gpu": "1"}), "several-vendors"),
+        (gpu_pod(**{"nvidia.com/mig-1g.10gb": "1"}), "mig"),
+        ({"spec": {"containers": [{}], "resourceClaims": [{"name": "gpu"}]}}, "resource-claims"),
+    ],
+    ids=["half-a-gpu", "less-than-none", "no-number", "two-vendors", "mig", "claims"],
+)
+async def test_a_pod_that_asks_oddly_is_passed_over_with_its_reason_counted(
+    client: Client, stats: AggregatorStats, pod: Any, reason: str
+) -> None:
+    assert await ranked(client, pod, NAMES) == RANKED
+    assert stats.extender_passed_over == {reason: 1}
+    assert answered(stats) == {"node": 1}
+
+
+async def test_a_pod_that_asks_for_nothing_leaves_all_equal(
+    client: Client, stats: AggregatorStats
+) -> None:
+    assert await ranked(client, {"spec": {"containers": [{}]}}, NAMES) == [50] * 4
+    assert answered(stats) == {"not-ours": 1}
+    assert stats.extender_passed_over == {}
+
+
+async def test_a_pod_without_a_gpu_goes_where_cpu_is_to_spare_beside_the_gpus(
+    stats: AggregatorStats,
+) -> None:
+    known = book_of(
+        room("gpus-free", [1000] * 8, cpu_milli=96_000, cpu_free_milli=48_000),
+        room("gpus-taken", [0] * 8, cpu_milli=96_000, cpu_free_milli=48_000),
+    )
+    names = ["gpus-free", "gpus-taken"]
+    body = json.dumps({"Pod": CPU_POD, "NodeNames": names}).encode()
+    told = {
+        each["Host"]: each["Score"]
+        for each in json.loads(extender(known, stats).answer_prioritize(body))
+    }
+    assert told["gpus-taken"] > told["gpus-free"]
+    assert json.loads(extender(known, stats).answer_filter(body))["NodeNames"] == names
+
+
+async def test_a_sick_node_is_never_refused_to_a_pod_without_a_gpu(client: Client) -> None:
+    reply = await ask(client, FILTER_PATH, {"Pod": CPU_POD, "NodeNames": NAMES})
+    assert reply["NodeNames"] == NAMES
+
+
+def test_pods_without_a_gpu_are_told_apart_by_whole_steps_of_cpu() -> None:
+    asked = [1, 250, 251, 3_999, 4_000, 4_001, 12_500]
+    got = [coarse(PodShape(cpu_milli=each, memory_mib=each)) for each in asked]
+    assert [each.cpu_milli for each in got] == [250, 250, 500, 4_000, 4_000, 5_000, 13_000]
+    assert {each.memory_mib for each in got} == {0}
+
+
+async def test_what_was_asked_and_answered_is_counted_with_its_time(
+    client: Client, stats: AggregatorStats
+) -> None:
+    await ranked(client, GPU_POD, NAMES)
+    await ask(client, PRIORITIZE_PATH, b"{")
+    assert stats.extender_requests == {"prioritize": 2}
+    assert answered(stats) == {"pod": 1, "unreadable": 1}
+    assert sum(stats.extender_seconds.counts) == 2
+
+
+def prioritized(known: ScoreBook, names: list[str], **changes: Any) -> dict[str, int]:
+    body = json.dumps({"Pod": gpu_pod(**{"nvidia.com/gpu": "1"}), "NodeNames": names}).encode()
+    reply = json.loads(extender(known, AggregatorStats(), **changes).answer_prioritize(body))
+    return {each["Host"]: each["Score"] for each in reply}
+
+
+def test_scores_that_nobody_renews_are_not_trusted() -> None:
+    names = ["full", "sick"]
+    assert prioritized(book(), names, clock=lambda: NOW + 30) == {"full": 95, "sick": 0}
+    assert prioritized(book(), names, clock=lambda: NOW + 31) == {"full": 50, "sick": 50}
+    assert prioritized(ScoreBook(), names) == {"full": 50, "sick": 50}
+    body = json.dumps({"Pod": GPU_POD, "NodeNames": names}).encode()
+    late = extender(book(), AggregatorStats(), clock=lambda: NOW + 31)
+    assert json.loads(late.answer_filter(body)) == {"NodeNames": names}
+
+
+def test_a_used_node_is_better_than_breaking_into_an_empty_one_for_one_gpu() -> None:
+    known = book_of(room("used", [0] * 7 + [1000]), room("empty", [1000] * 8))
+    found = prioritized(known, ["empty", "used"])
+    assert found["used"] > found["empty"] > 0
+
+
+def test_a_node_that_does_not_fit_by_our_books_is_low_and_not_zero() -> None:
+    known = book_of(room("taken", [0] * 8), room("free", [1000] * 8))
+    found = prioritized(known, ["taken", "free"])
+    assert 0 < found["taken"] < found["free"]
+
+
+def test_filter_names_a_node_whose_healthy_devices_are_too_few() -> None:
+    sick = (True,) + (False,) * 7
+    known = book_of(room("seven", [0] + [1000] * 7, sick=sick), room("eight", [1000] * 8))
+    body = json.dumps({"Pod": GPU_POD, "NodeNames": ["seven", "eight"]}).encode()
+    assert json.loads(extender(known, AggregatorStats()).answer_filter(body)) == {
+        "NodeNames": ["eight"],
+        "FailedNodes": {"seven": "fleetmedic: 7 of its 8 devices are healthy, the pod needs 8"},
+    }
+
+
+def test_filter_refuses_nothing_on_a_guess() -> None:
+    """One device is sick, two are needed and one is free: who sits where is guessed."""
+    left = room("n", [0, 1000, 0], sick=(True, False, False), guessed=True)
+    pod = gpu_pod(**{"nvidia.com/gpu": "2"})
+    body = json.dumps({"Pod": pod, "NodeNames": ["n"]}).encode()
+    known = book_of(left)
+    assert json.loads(extender(known, AggregatorStats()).answer_filter(body)) == {
+        "NodeNames": ["n"]
+    }
+
+
+@given(st.lists(st.integers(0, 1000), max_size=60), st.integers(1, 1000))
+def test_the_whole_ranking_is_kept_where_there_is_room(scores: list[int], scale: int) -> None:
+    array = np.array(scores, dtype=np.int64)
+    numbers = spread(array, scale)
+    assert np.all((numbers >= 0) & (numbers <= scale))
+    assert np.all((numbers == 0) == (array == 0))
+    better = array[:, None] > array[None, :]
+    assert np.all((numbers[:, None] >= numbers[None, :])[better])
+    if len({*scores} - {0}) <= scale:
+        assert np.all((numbers[:, None] > numbers[None, :])[better])
+
+
+def test_numbers_stay_at_the_rounded_ones_where_those_differ() -> None:
+    assert spread(np.array([0, 500, 1000, 104])).tolist() == [0, 50, 100, 10]
+    assert spread(np.array([998, 999, 1000])).tolist() == [98, 99, 100]
+    assert spread(np.array([1, 2, 3])).tolist() == [1, 2, 3]
+
+
+def test_equals_are_filled_one_after_the_other_whatever_the_order_of_the_question() -> None:
+    known = ScoreBook()
+    for name in ("first", "second", "third"):
+        put(known, facts(name, use_ratio=0.5))
+    known.settle(NOW)
+    asked = ["third", "first", "second", "stranger"]
+    assert prioritized(known, asked) == {"first": 76, "second": 75, "third": 75, "stranger": 50}
+    assert prioritized(known, ["third", "second"]) == {"third": 75, "second": 76}
+
+
+def test_nodes_alike_are_all_but_equal_and_never_quite() -> None:
+    known = book_of(*(room(f"n{number}", [0] * 4 + [1000] * 4) for number in range(10)))
+    found = sorted(prioritized(known, [f"n{number}" for number in range(10)]).values())
+    assert found[-1] > found[-2]
+    assert found[-1] - found[0] <= 3
+
+
+def test_nodes_nobody_knows_stay_equal() -> None:
+    assert set(prioritized(book(), ["x", "y", "z"]).values()) == {50}
+
+
+def test_a_favourite_at_the_top_of_the_scale_is_told_by_lowering_its_equals() -> None:
+    assert favour(np.array([100, 100, 50]), 1).tolist() == [99, 100, 50]
+    assert favour(np.array([100, 100, 99]), 1).tolist() == [100, 100, 99]
+    assert favour(np.array([70, 70, 69]), 0).tolist() == [71, 70, 69]

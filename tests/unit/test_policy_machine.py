@@ -220,7 +220,15 @@ class Policy(RuleBasedStateMachine):
                 assert intent.condition.status == "Unknown"
             return
         there = self.world.open_incidents(intent.node)
-        assert health.age_seconds <= TIMING.silent_after_seconds, "decided about a silent node"
+        if health.age_seconds > TIMING.silent_after_seconds:
+            taint = self.world.taint(intent.node)
+            open_to_pods = taint is not None and taint.effect not in HARD
+            assert open_to_pods, "decided about a silent node"
+            assert any(each.phase is Phase.QUARANTINED for each in there)
+            assert isinstance(intent, SaveIncident) or (
+                isinstance(intent, SetTaint) and intent.taint.effect in HARD
+            )
+            return
         assert not any(each.hold for each in there), "decided against a person's hold"
         hard = bool(health.at_least(Severity.CRITICAL))
         if isinstance(intent, SetTaint) and intent.taint.effect in HARD:

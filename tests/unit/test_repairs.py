@@ -387,7 +387,17 @@ class TestReport:
         )
         nic = PodDevices(namespace="ml", pod="b", resource="rdma/hca", device_ids=("mlx5_0",))
         shot = free(gpus=(gpu(0), gpu(1)), pods=(other, nic))
-        assert [(each.subject, list(each.pods)) for each in self.sent(shot).holders] == [(GPU, [])]
+        assert [(each.subject, list(each.pods)) for each in self.sent(shot).holders] == [
+            (GPU, []),
+            (gpu(1).subject, ["ml/a"]),
+        ]
+
+    def test_devices_that_are_well_are_told_of_after_those_with_findings(self) -> None:
+        """Whoever packs pods wants to know; and what is cut off is cut off at the end."""
+        held = PodDevices(namespace="ml", pod="a", resource="nvidia.com/gpu", device_ids=("GPU-1",))
+        shot = free(gpus=(gpu(1), gpu(0), gpu(2)), pods=(held,))
+        told = [(each.subject, list(each.pods)) for each in self.sent(shot).holders]
+        assert told == [(GPU, []), (gpu(1).subject, ["ml/a"]), (gpu(2).subject, [])]
 
     @pytest.mark.parametrize(
         ("held", "told"), [("Ascend910-7", []), ("Ascend910-3", ["ml/a"]), ("whole-node", None)]
@@ -409,7 +419,7 @@ class TestReport:
                 agent_version="1",
             )
         )
-        found = [list(each.pods) for each in sent.holders]
+        found = [list(each.pods) for each in sent.holders if each.subject == npus[0].subject]
         assert found == ([] if told is None else [told])
 
     @pytest.mark.parametrize(

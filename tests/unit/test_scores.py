@@ -1,4 +1,4 @@
-"""The score model: the table of its rules, and what must hold for every input."""
+"""The score by health and use: the table of its rules, and what must hold for every input."""
 
 import math
 
@@ -11,6 +11,7 @@ from aggregator.policy.model import ClusterNode, ClusterView, Incident, Taint
 from aggregator.scores.inputs import fleet_facts, use_ratio
 from aggregator.scores.model import (
     DEGRADED_MAX_SCORE,
+    LEAST_HEALTHY_SCORE,
     MAX_SCORE,
     NEUTRAL_SCORE,
     NodeFacts,
@@ -32,6 +33,7 @@ facts = st.builds(
     name=st.just("n"),
     standing=st.sampled_from(["", "avoid", "quarantined"]),
     standing_reason=st.text(max_size=5),
+    suspect_reason=st.sampled_from(["", "xid-79"]),
     worst=st.none() | st.sampled_from(Severity),
     received_seconds=st.none() | any_float | st.floats(NOW - 60, NOW + 60),
     blind_reason=st.sampled_from(["", "nvidia is stuck"]),
@@ -48,22 +50,30 @@ def score(**known: object) -> NodeScore:
 @pytest.mark.parametrize(
     ("known", "expected", "verdict"),
     [
-        ({}, 5, "healthy"),
-        ({"use_ratio": 0.5}, 7, "healthy"),
-        ({"use_ratio": 0.999}, 9, "healthy"),
-        ({"use_ratio": 1.0}, 10, "healthy"),
-        ({"use_ratio": 1.0, "worst": Severity.INFO}, 10, "healthy"),
-        ({"use_ratio": 0.4, "worst": Severity.DEGRADED}, 1, "degraded"),
-        ({"use_ratio": 0.9, "worst": Severity.DEGRADED}, 2, "degraded"),
+        ({}, 500, "healthy"),
+        ({"use_ratio": 0.5}, 750, "healthy"),
+        ({"use_ratio": 0.999}, 999, "healthy"),
+        ({"use_ratio": 1.0}, 1000, "healthy"),
+        ({"use_ratio": 1.0, "worst": Severity.INFO}, 1000, "healthy"),
+        ({"use_ratio": 0.4, "worst": Severity.DEGRADED}, 40, "degraded"),
+        ({"use_ratio": 0.9, "worst": Severity.DEGRADED}, 89, "degraded"),
+        ({"suspect_reason": "xid-79", "use_ratio": 1.0}, 99, "degraded"),
+        ({"suspect_reason": "xid-79", "worst": Severity.CRITICAL}, 0, "sick"),
         ({"worst": Severity.CRITICAL}, 0, "sick"),
         ({"worst": Severity.FATAL}, 0, "sick"),
-        ({"received_seconds": None}, 5, "unknown"),
-        ({"received_seconds": NOW - 31}, 5, "unknown"),
-        ({"received_seconds": math.nan}, 5, "unknown"),
-        ({"received_seconds": NOW - 31, "worst": Severity.FATAL}, 5, "unknown"),
-        ({"received_seconds": NOW + 5, "use_ratio": 1.0}, 10, "healthy"),
-        ({"blind_reason": "nvidia is stuck", "use_ratio": 1.0}, 5, "unknown"),
+        ({"received_seconds": None}, 500, "unknown"),
+        ({"received_seconds": NOW - 31}, 500, "unknown"),
+        ({"received_seconds": math.nan}, 500, "unknown"),
+        ({"received_seconds": NOW - 31, "worst": Severity.FATAL}, 500, "unknown"),
+        ({"received_seconds": NOW + 5, "use_ratio": 1.0}, 1000, "healthy"),
+        ({"blind_reason": "nvidia is stuck", "use_ratio": 1.0}, 500, "unknown"),
         ({"standing": "quarantined", "received_seconds": None}, 0, "sick"),
+        ({"standing": "avoid", "worst": Severity.FATAL}, 0, "sick"),
+        (
+            {"standing": "avoid", "worst": Severity.FATAL, "received_seconds": NOW - 31},
+            1,
+            "degraded",
+        ),
         ({"standing": "avoid", "received_seconds": None}, 1, "degraded"),
     ],
 )
@@ -74,7 +84,7 @@ def test_the_rules(known: dict[str, object], expected: int, verdict: str) -> Non
 
 
 @given(facts)
-def test_every_score_is_an_integer_from_0_to_10_with_a_reason(node: NodeFacts) -> None:
+def test_every_score_is_an_integer_from_0_to_1000_with_a_reason(node: NodeFacts) -> None:
     found = score_of(node, NOW, STALE)
     assert type(found.score) is int
     assert 0 <= found.score <= MAX_SCORE
@@ -113,7 +123,7 @@ def test_bounds_of_each_verdict(node: NodeFacts) -> None:
         "sick": (0, 0),
         "degraded": (1, DEGRADED_MAX_SCORE),
         "unknown": (NEUTRAL_SCORE, NEUTRAL_SCORE),
-        "healthy": (NEUTRAL_SCORE, MAX_SCORE),
+        "healthy": (LEAST_HEALTHY_SCORE, MAX_SCORE),
     }
     low, high = bounds[found.verdict]
     assert low <= found.score <= high
@@ -153,10 +163,10 @@ def test_the_table_covers_reporting_nodes_and_gpu_nodes_that_never_reported() ->
     )
     table = score_table(fleet_facts(fleet, cluster), NOW)
     assert {name: each.score for name, each in table.items()} == {
-        "fine": 10,
+        "fine": 1000,
         "meh": 1,
         "sick": 0,
-        "silent": 5,
+        "silent": 500,
         "tainted": 0,
     }
     assert table["sick"].reason == "fatal: gpu-lost on gpu:0000:3b:00.0"
@@ -166,7 +176,7 @@ def test_the_table_covers_reporting_nodes_and_gpu_nodes_that_never_reported() ->
 @pytest.mark.parametrize(
     ("phase", "quarantined", "verdict"),
     [
-        (Phase.SUSPECT, None, "healthy"),
+        (Phase.SUSPECT, None, "degraded"),
         (Phase.QUARANTINED, NOW, "sick"),
         (Phase.VERIFYING, NOW, "sick"),
         (Phase.NEEDS_HUMAN, NOW, "sick"),
@@ -207,5 +217,5 @@ def test_a_failing_device_source_is_not_a_healthy_node() -> None:
     stuck = pb.SourceStatus(name="nvidia", state=pb.SOURCE_STATE_STUCK)
     fleet.apply(pb.NodeReport(node="n", sources=[stuck]), NOW)
     assert score_table(fleet_facts(fleet, view()), NOW)["n"] == NodeScore(
-        5, "devices unseen: nvidia is stuck", "unknown"
+        500, "devices unseen: nvidia is stuck", "unknown"
     )

@@ -1,6 +1,6 @@
 """What an explanation rests on, and what it says. Values only."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -63,6 +63,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Earlier incidents of this node, in any order."""
     health: NodeHealth | None = None
     """The newest report, however old; ``None``: there never was one."""
+    devices: Mapping[str, str] = {}
+    """Device → how its own quarantine stands, in words; only of those that should get no new pods."""
     config: PolicyConfig
     stopped: str = ""
     """Why a person stopped everything; empty: nobody did."""

@@ -17,6 +17,8 @@ def state(facts: Facts) -> Iterator[Line]:
     if facts.mode != "kubernetes":
         yield Line(f"This aggregator is in {facts.mode} mode: it decides and writes nothing.")
     yield from _node_state(facts.node, facts.incident)
+    for device, words in sorted(facts.devices.items()):
+        yield Line(f"Quarantine of {device} by itself: {words}.")
     if facts.node is not None and not facts.node.managed:
         yield Line(
             f"Opted out by its label {UNMANAGED_LABEL}=false: Fleetmedic watches it and leaves it to people."

@@ -54,6 +54,10 @@ def state_of(node: ClusterNode | None, incident: Incident | None) -> str:
     if node.unschedulable:
         return "is cordoned by a person or another tool, not by Fleetmedic"
     if node.taint is not None:
+        if incident is not None and incident.phase is Phase.QUARANTINED:
+            return (
+                "has only its bad devices quarantined by Fleetmedic, and serves on with the others"
+            )
         probation = incident is not None and incident.phase is Phase.VERIFYING
         return "is on probation by Fleetmedic" if probation else "is avoided by Fleetmedic"
     return "is in service" if incident is None else "is in service and watched"

@@ -105,7 +105,7 @@ function facts({ row, score, utilization_history: history }) {
     "dl", { class: "facts" },
     pair("State", el("span", { class: `tone ${row.health}`, text: state.filter(Boolean).join(", ") })),
     pair("Last report", row.received_seconds ? age(row.received_seconds, " ago") : "never"),
-    pair("Score", score ? el("span", {}, el("b", { text: `${score.score} / 10` }), ` ${score.reason}`) : "–"),
+    pair("Score", score ? el("span", {}, el("b", { text: `${score.score} / 1000` }), ` ${score.reason}`) : "–"),
     pair("GPU use", el("span", { class: "with-spark" }, el("b", { text: percent(row.utilization_ratio) }), sparkline(history))),
   );
 }

@@ -73,7 +73,7 @@ function nodeRows(node) {
     ["node", [node.health, node.standing, node.cordoned ? "cordoned" : ""].filter(Boolean).join(", "), node.health],
     ...(node.codes?.length ? [["findings", node.codes.slice(0, 3).join(", ")]] : []),
     ...(node.blind ? [["devices", node.blind]] : []),
-    ["score", node.score === undefined ? "–" : `${node.score} / 10`],
+    ["score", node.score === undefined ? "–" : `${node.score} / 1000`],
     ["last report", node.received_seconds ? `${ageText(node.received_seconds)} ago` : "never"],
   ];
 }

@@ -39,4 +39,7 @@ async def test_the_extender_is_part_of_it(world: World, client: Client) -> None:
     reply = await client.post(
         "/scheduler/prioritize", json={"Pod": pod, "NodeNames": ["node-0", "other"]}
     )
-    assert await reply.json() == [{"Host": "node-0", "Score": 10}, {"Host": "other", "Score": 5}]
+    assert await reply.json() == [
+        {"Host": "node-0", "Score": 100},
+        {"Host": "other", "Score": 50},
+    ]

@@ -15,11 +15,15 @@ from aggregator.policy.model import (
     DrainProgress,
     DrainState,
     Incident,
+    NodeCapacity,
     Taint,
     TimelineEntry,
 )
+from aggregator.scores.book import ScoreBook
 from aggregator.scores.inputs import fleet_facts
-from aggregator.scores.model import NodeScore, score_table
+from aggregator.scores.model import STALE_AFTER_SECONDS, NodeScore, judge
+from aggregator.scores.placed import PlacedPod
+from aggregator.scores.rooms import RoomBook
 from aggregator.stats import AggregatorStats
 from aggregator.web.deps import WebDeps
 from contract import report_pb2 as pb
@@ -40,6 +44,9 @@ class World:
         self.stats = AggregatorStats()
         self.nodes: dict[str, ClusterNode] = {}
         self.incidents: dict[str, Incident] = {}
+        self.book = ScoreBook()
+        self.rooms = RoomBook(pods_known=False)
+        self.pods_trouble = ""
         self.scores: dict[str, NodeScore] = {}
         self.stopped = ""
         self.synced = True
@@ -63,6 +70,9 @@ class World:
             "journal": self.journal,
             "stats": self.stats,
             "scores": lambda: dict(self.scores),
+            "book": self.book,
+            "rooms": self.rooms,
+            "pods_trouble": lambda: self.pods_trouble,
             "metrics": lambda: b"fleetmedic_up 1\n",
             "clock": lambda: self.now,
             "version": "1.2.3",
@@ -96,7 +106,29 @@ class World:
             self.score()
 
     def score(self) -> None:
-        self.scores = score_table(fleet_facts(self.fleet, self.view()), self.now)
+        for facts in fleet_facts(self.fleet, self.view()):
+            self.book.take_health(facts, judge(facts, self.now, STALE_AFTER_SECONDS))
+        self.book.settle(self.now)
+        self.scores = dict(self.book.scores)
+
+    def pods(self, *pods: PlacedPod) -> None:
+        """The cluster's pods are known, and these are all there are; each node has room as the cluster says."""
+        self.rooms.pods_known = True
+        self.nodes = {
+            name: msgspec.structs.replace(
+                node,
+                capacity=NodeCapacity(
+                    cpu_milli=96_000, memory_mib=1_000_000, devices={"nvidia.com/gpu": GPUS}
+                ),
+            )
+            for name, node in self.nodes.items()
+        }
+        self.rooms.set_nodes(self.nodes)
+        for pod in pods:
+            self.rooms.set_pod(pod)
+        for name in self.nodes:
+            self.book.take_room(name, self.rooms.room(name))
+        self.score()
 
     def lose_gpu(self, name: str) -> None:
         """GPU 3 is lost, the node is quarantined, an incident is open."""

@@ -1,0 +1,195 @@
+"""Between the loop that decides and the pure model: brings what fleet and cluster say into the book of scores.
+
+Once per tick, in slices, so that a scheduler's question never waits for the whole fleet. What a pod's coming and going
+changes is taken in whenever the cluster says so: the next pod must see the place of the one before as taken.
+"""
+
+import asyncio
+import threading
+from functools import partial
+
+from aggregator.cluster import ClusterEdge
+from aggregator.fleet import Fleet
+from aggregator.policy.model import ClusterView
+from aggregator.scores.book import ScoreBook
+from aggregator.scores.device_facts import device_facts
+from aggregator.scores.inputs import FactBook, Silence, known_nodes, open_incidents
+from aggregator.scores.loads import Loads
+from aggregator.scores.packing import PackingTerms
+from aggregator.scores.rooms import RoomBook
+from aggregator.scores.terms import ScoreTerms, Use
+from aggregator.scores.typical import Typical, TypicalPods
+from aggregator.scores.use import UseBook
+from aggregator.scores.values import WHOLE, PodShape
+
+SLICE_SECONDS = 0.001
+"""Of work, after which others get their turn."""
+
+SAMPLE_SECONDS = 20.0
+"""Between two samples of a node's use: a history is of hours."""
+
+USE_SECONDS = 60.0
+"""After which scores follow measured use."""
+
+LEARN_SECONDS = 60.0
+"""Between two histograms."""
+
+ENOUGH_PODS = 20
+"""Pods asking for devices that weigh as much as the assumption; with fewer a histogram is called assumed."""
+
+ASSUMED = Typical.of(
+    {
+        PodShape(gpu_count=count, gpu_milli=WHOLE): share
+        for count, share in ((1, 4), (2, 2), (4, 1), (8, 3))
+    }
+)
+"""Typical pods to begin with: whole devices, single ones and whole nodes most of all."""
+
+
+class Scoring:
+    """One per process. One owner: the event loop."""
+
+    def __init__(
+        self,
+        *,
+        fleet: Fleet,
+        edge: ClusterEdge,
+        silent_after_seconds: float,
+        terms: ScoreTerms | None = None,
+        packing: PackingTerms | None = None,
+    ) -> None:
+        self.book = ScoreBook(terms, packing, guard=threading.RLock())
+        self.rooms = RoomBook(pods_known=False)
+        self.typical = TypicalPods()
+        self._fleet = fleet
+        self._edge = edge
+        self._silent_after_seconds = silent_after_seconds
+        self._facts = FactBook()
+        self._reported: set[str] = set()
+        self._asking_seen = 0
+        self._learned_seconds: float | None = None
+        self.uses = UseBook()
+        weights = self.book.weights
+        loads = Loads(self.book.table, self.rooms, self.uses, weights.max_overload_risk)
+        self.book.add_term(Use(loads, weights.max_overload_risk))
+        self._use_taken = -USE_SECONDS
+        self._sampled: dict[str, float] = {}
+        """By node, when its use was taken in last."""
+        self.book.learn(ASSUMED, assumed=True)
+
+    def reported(self, node: str) -> None:
+        """A report of this node came in."""
+        self._reported.add(node)
+
+    def take_pods(self) -> None:
+        """Pods that came and went since last time; cheap where none did."""
+        self.rooms.pods_known = self._edge.pods_known
+        for change in self._edge.take_pod_changes():
+            pod = change.after
+            if pod is None:
+                self.rooms.drop_pod(change.key)
+                continue
+            self.rooms.set_pod(pod)
+            if change.new and isinstance(pod.ask, PodShape):
+                self.typical.saw(pod.ask, pod.namespace, pod.created_seconds)
+                self._asking_seen += pod.ask.gpu_count > 0
+        self._take_rooms(self.rooms.take_changed())
+
+    async def tick(self, view: ClusterView, now: float) -> None:
+        """Bring everything up to date; others get their turn in between."""
+        self.rooms.set_nodes(view.nodes)
+        if view.device_quarantines is not None:  # not known yet: as it was
+            self.rooms.set_quarantined(view.device_quarantines)
+        names = known_nodes(self._fleet, view)
+        incidents = open_incidents(view)
+        silence = Silence(now, self._silent_after_seconds)
+        turns = _Turns()
+        for name in names:
+            looked = self._facts.look(name, self._fleet, view, incidents.get(name), silence)
+            if looked is not None:
+                newcomer = name not in self.book.table.index
+                self.book.take_health(*looked)
+                if newcomer:
+                    self.book.take_room(name, self.rooms.room(name))
+            await turns.over()
+        for name in self._facts.keep_only(set(names)):
+            self.book.drop(name)
+            self._sampled.pop(name, None)
+        reported, self._reported = self._reported, set()
+        for name in reported:
+            self._take_devices(name, now)
+            await turns.over()
+        self.take_pods()
+        self._learn(now)
+        self._take_use(now)
+        for _ in self.book.settling(now):
+            await turns.over()
+
+    def _take_devices(self, name: str, now: float) -> None:
+        """What a node's newest report says of its devices and of their use."""
+        state = self._fleet.get(name)
+        if state is None:
+            self.rooms.set_devices(name, None)
+            return
+        facts = device_facts(state)
+        self.rooms.set_devices(name, facts)
+        if not state.report.urgent and now >= self._sampled.get(name, 0.0) + SAMPLE_SECONDS:
+            self._sampled[name] = now
+            self.uses.take_report(state, facts, partial(self._workload_of, name), now)
+
+    def _workload_of(self, node: str, pod: str) -> str:
+        """An agent is believed about the pods on its own node alone."""
+        found = self.rooms.pods.get(pod)
+        return found.workload if found and found.node == node else ""
+
+    def _take_use(self, now: float) -> None:
+        """Use changes with every report; scores follow it once in a while."""
+        if 0 <= now - self._use_taken < USE_SECONDS:
+            return
+        self._use_taken = now
+        if self.book.weights.use:
+            self.book.used(self.book.partly_used())
+
+    def _take_rooms(self, names: frozenset[str]) -> None:
+        for name in names:
+            room = self.rooms.room(name)
+            if room is None and name not in self._facts:
+                self.book.drop(
+                    name
+                )  # a node with shares of devices alone was never judged, and keeps no row
+            else:
+                self.book.take_room(name, room)
+
+    def _learn(self, now: float) -> None:
+        if not self._asking_seen:
+            return
+        if self._learned_seconds is None or not 0 <= now - self._learned_seconds < LEARN_SECONDS:
+            self._learned_seconds = now
+            seen = mixed(self.typical.typical(now), self._asking_seen)
+            self.book.learn(seen, assumed=self._asking_seen < ENOUGH_PODS)
+
+
+def mixed(learned: Typical, pods: int) -> Typical:
+    """What was learned from so many pods, and the assumption as if it were ``ENOUGH_PODS`` more of them.
+
+    So the first small pods do not make whole nodes worthless before a large one had time to come.
+    """
+    counts: dict[PodShape, float] = {}
+    for typical, weight in ((learned, pods), (ASSUMED, ENOUGH_PODS)):
+        for shape, share in zip(typical.shapes, typical.weights.tolist(), strict=True):
+            counts[shape] = counts.get(shape, 0.0) + weight * share
+    return Typical.of(counts)
+
+
+class _Turns:
+    """Work in slices."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+
+    async def over(self) -> None:
+        """Let others have their turn where this slice was long enough."""
+        if self._loop.time() - self._began > SLICE_SECONDS:
+            await asyncio.sleep(0)
+            self._began = self._loop.time()

@@ -1,0 +1,204 @@
+"""What stands beside the extender while it is measured: a fleet that reports, and the floor. Each is a process.
+
+``python -m bench.extender_load CORE reports PORT NODES RATE``  agents' streams to an aggregator, until stdin ends
+``python -m bench.extender_load CORE floor``                 a server that decodes, encodes, and does nothing between
+"""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+import msgspec
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from aggregator.feeds.extender import PRIORITIZE_PATH
+from aggregator.feeds.extender_server import ExtenderServer
+from aggregator.intake import Intake, IntakeServer, trust_claim
+from aggregator.stats import AggregatorStats
+from bench.fleet import healthy_report
+from contract import report_pb2 as pb
+from contract.process import configure_logging
+from contract.wire import CONNECT_METHOD, NODE_METADATA
+
+STREAMS_PER_CONNECTION = 100
+OPENING_AT_ONCE = 100
+REOPEN_SECONDS = 1.0
+BUSY_RATIOS = (0.05, 0.4, 0.95)
+"""Utilisation of the GPUs in a node's reports, in turns: what is reported changes, as it does in life."""
+
+
+def node_names(count: int) -> list[str]:
+    """As long as names of real nodes are: with 5,000 a request has 0.2 MB."""
+    return [f"node-{number:05d}.gpu.cluster.example.org" for number in range(count)]
+
+
+class _Host(msgspec.Struct, rename="pascal", gc=False):
+    host: str
+    score: int
+
+
+class _Request(msgspec.Struct, rename="pascal"):
+    pod: dict[str, object]
+    node_names: list[str]
+
+
+def keep_to_core(core: int) -> None:
+    """This thread, and every thread and process that it starts, runs on this core alone (where there are as many)."""
+    os.sched_setaffinity(0, {core % (os.cpu_count() or 1)})
+
+
+async def answer_nothing() -> None:
+    """Serve ``prioritize`` by decoding and encoding alone, and take reports without reading them."""
+    decode = msgspec.json.Decoder(_Request).decode
+    encode = msgspec.json.Encoder().encode
+
+    async def prioritize(request: web.Request) -> web.Response:
+        asked = decode(await request.read())
+        body = encode([_Host(name, 5) for name in asked.node_names])
+        return web.Response(body=body, content_type="application/json")
+
+    server = ExtenderServer(_Routes(prioritize), "127.0.0.1:0")
+    serving = asyncio.create_task(server.run())
+    await server.started.wait()
+    intake = Intake(
+        accept=lambda message: None,
+        gone=lambda node: None,
+        knows=lambda node: True,
+        authenticate=trust_claim,
+        stats=AggregatorStats(),
+    )
+    async with IntakeServer(intake, "127.0.0.1:0") as reports:
+        print(server.port, reports.port, flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+    serving.cancel()
+    await asyncio.wait([serving])
+
+
+class _Routes:
+    """What ``ExtenderServer`` serves, in place of an extender."""
+
+    def __init__(self, prioritize: Handler) -> None:
+        self._prioritize = prioritize
+
+    def routes(self) -> list[web.RouteDef]:
+        """The one verb that is measured."""
+        return [web.post(PRIORITIZE_PATH, self._prioritize)]
+
+
+class Streams:
+    """One stream per node, each with the same pause between its reports."""
+
+    def __init__(self, names: Sequence[str], reports_per_second: float) -> None:
+        self._names = names
+        self._pause = len(names) / reports_per_second
+        self._opening = asyncio.Semaphore(OPENING_AT_ONCE)
+        self.open = 0
+        self.acked = 0
+        self.lost = 0
+
+    async def run(self, port: int) -> None:
+        """Until cancelled."""
+        templates = await _templates()
+        async with contextlib.AsyncExitStack() as stack:
+            channels = [
+                await stack.enter_async_context(
+                    grpc.aio.insecure_channel(
+                        f"127.0.0.1:{port}", options=(("grpc.use_local_subchannel_pool", 1),)
+                    )
+                )
+                for _ in range(-(-len(self._names) // STREAMS_PER_CONNECTION))
+            ]
+            async with asyncio.TaskGroup() as tasks:
+                for number, name in enumerate(self._names):
+                    channel = channels[number // STREAMS_PER_CONNECTION]
+                    tasks.create_task(self._stream(channel, name, number, templates))
+
+    async def _stream(
+        self, channel: grpc.aio.Channel, name: str, number: int, templates: Sequence[bytes]
+    ) -> None:
+        """One node's agent. It comes back when the connection is lost, as a real one does."""
+        while True:
+            call = None
+            try:
+                async with self._opening:
+                    call = channel.stream_stream(CONNECT_METHOD)(metadata=((NODE_METADATA, name),))
+                    await self._report(call, name, number, templates)
+                self.open += 1
+                await self._keep_reporting(call, name, number, templates)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                self.lost += 1
+                await asyncio.sleep(REOPEN_SECONDS)
+            finally:
+                if call is not None:
+                    call.cancel()
+
+    async def _keep_reporting(
+        self, call: Any, name: str, number: int, templates: Sequence[bytes]
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self._pause * (number / len(self._names))
+        try:
+            for turn in itertools.count(number + 1):
+                await asyncio.sleep(due - loop.time())
+                await self._report(call, name, turn, templates)
+                self.acked += 1
+                due += self._pause
+        finally:
+            self.open -= 1
+
+    async def _report(self, call: Any, name: str, turn: int, templates: Sequence[bytes]) -> None:
+        """Reports are bytes made beforehand: of a field that stands twice, the last one counts."""
+        own = pb.NodeReport(node=name).SerializeToString()
+        await call.write(templates[turn % len(templates)] + own)
+        answer = await call.read()
+        if answer is grpc.aio.EOF:
+            raise asyncio.InvalidStateError
+        down = pb.Downstream.FromString(answer)
+        assert not down.ack.refused, down.ack.refused
+
+
+async def _templates() -> list[bytes]:
+    template = await healthy_report()
+    made = []
+    for ratio in BUSY_RATIOS:
+        for gpu in template.gpus:
+            gpu.utilization_ratio = ratio
+        made.append(template.SerializeToString())
+    return made
+
+
+async def report_for(port: int, nodes: int, rate: float) -> None:
+    """Say ``open`` once all nodes have reported, then each second how many reports were answered in it."""
+    os.nice(5)  # the one who asks shares this core, and must not wait for us
+    streams = Streams(node_names(nodes), rate)
+    task = asyncio.create_task(streams.run(port))
+    end = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
+    while streams.open < nodes and not task.done():
+        await asyncio.wait([task, end], timeout=0.1)
+    print("open", flush=True)
+    while not end.done() and not task.done():
+        before = streams.acked
+        await asyncio.wait([task, end], timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+        with contextlib.suppress(BrokenPipeError):
+            print(streams.acked - before, flush=True)
+    if task.done():
+        task.result()
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+if __name__ == "__main__":
+    keep_to_core(int(sys.argv[1]))
+    configure_logging("error", "text")
+    if sys.argv[2] == "floor":
+        asyncio.run(answer_nothing())
+    else:
+        asyncio.run(report_for(int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5])))

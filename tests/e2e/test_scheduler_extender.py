@@ -1,0 +1,148 @@
+"""The real kube-scheduler asks the real aggregator where GPU pods belong, over a few hundred nodes.
+
+The scheduler runs with the configuration that is shipped. The aggregator only judges here: in a dry run it taints nothing, so
+that its answers to the scheduler are all that keeps pods away from anywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.scheduler_rig import SHIPPED_TIMEOUT_S, scheduler_rig
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tests.controlplane.cluster import ControlPlane
+    from tests.controlplane.sandbox import Sandbox
+    from tests.e2e.scheduler_rig import SchedulerRig
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+
+JUDGES_ONLY = {
+    "agent_auth": "none",
+    "dry_run": "true",
+    "budget_percent": "100",
+    "budget_count": "1000",
+    "log_level": "info",
+}
+CALLS = 2
+"""Filter and prioritize: each may take its timeout."""
+SLACK_S = 3.0
+"""For a machine that runs many tests at once; a pod that is put off waits for the scheduler's own backoff and more."""
+
+
+@pytest.fixture
+async def scheduling(
+    control_plane: ControlPlane, sandbox: Sandbox, tmp_path: Path
+) -> AsyncIterator[SchedulerRig]:
+    """A corner of the cluster for nodes, pods and one aggregator."""
+    async with scheduler_rig(control_plane, sandbox, tmp_path) as one:
+        yield one
+
+
+async def test_small_pods_fill_nodes_that_are_in_use_and_leave_whole_nodes_to_large_ones(
+    scheduling: SchedulerRig,
+) -> None:
+    names = await scheduling.nodes("gpu", 300)
+    full, begun, empty = names[:20], names[20:30], names[30:]
+    await scheduling.occupy(full, gpus=8)  # large pods are usual here: the model has seen them
+    await scheduling.occupy(begun, gpus=1, pods=4)
+    await scheduling.rig.start_aggregator(**JUDGES_ONLY)
+    async with (
+        scheduling.reporting(names),
+        scheduling.plane.scheduler_with(scheduling.config(refuse=True)),
+    ):
+        small = await scheduling.placed("small", 40, gpus=1)
+        assert Counter(small) == dict.fromkeys(begun, 4), "four GPUs were free on each begun node"
+        [opened] = await scheduling.placed("next", 1, gpus=1)
+        assert opened in empty
+        large = await scheduling.placed("large", 269, gpus=8)
+        assert set(large) == set(empty) - {opened}, "every other node was left whole"
+
+
+async def test_a_sick_node_gets_no_pod_and_a_node_without_an_agent_does(
+    scheduling: SchedulerRig,
+) -> None:
+    names = await scheduling.nodes("gpu", 5)
+    silent = await scheduling.nodes("silent", 1)
+    alone = await scheduling.nodes("alone", 1)
+    sick = [names[0], *alone]
+    await scheduling.rig.start_aggregator(**JUDGES_ONLY)
+    async with (
+        scheduling.reporting([*names, *alone]) as agents,
+        scheduling.plane.scheduler_with(scheduling.config(refuse=True)),
+    ):
+        before = await scheduling.prioritized()
+        await scheduling.placed("cpu-only", 10, gpus=0)
+        assert await scheduling.prioritized() == before, "asked about pods without a GPU"
+
+        agents.break_down(sick)
+        await scheduling.judged(sick, {"sick"})
+        [refused] = await scheduling.pods("nowhere-else", 1, gpus=1, pool="alone")
+        said = await scheduling.bindings.refusal(refused)
+        assert "xid-79" in said, "the pod's own condition names the fault"
+
+        placed = await scheduling.placed("whole", 5, gpus=8)
+        assert set(placed) == {*names[1:], *silent}
+        assert await scheduling.prioritized() > before
+
+
+async def test_without_the_filter_a_sick_node_is_the_last_to_be_taken(
+    scheduling: SchedulerRig,
+) -> None:
+    names = await scheduling.nodes("gpu", 4)
+    silent = await scheduling.nodes("silent", 2)
+    sick = names[0]
+    await scheduling.rig.start_aggregator(**JUDGES_ONLY)
+    async with (
+        scheduling.reporting(names) as agents,
+        scheduling.plane.scheduler_with(scheduling.config(refuse=False)),
+    ):
+        agents.break_down([sick])
+        await scheduling.judged([sick], {"sick"})
+        order = [
+            node
+            for number in range(6)
+            for node in await scheduling.placed(f"whole-{number}", 1, gpus=8)
+        ]
+    assert order[-1] == sick, order
+    assert set(order[:-1]) == {*names[1:], *silent}
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hangs"])
+async def test_when_the_aggregator_is_gone_scheduling_goes_on_at_once_and_neutral(
+    scheduling: SchedulerRig, sign: signal.Signals
+) -> None:
+    names = await scheduling.nodes("gpu", 60)
+    full, begun = names[:20], names[20:30]
+    await scheduling.occupy(full, gpus=8)
+    await scheduling.occupy(begun, gpus=1)
+    process = await scheduling.rig.start_aggregator(**JUDGES_ONLY)
+    assert process.pid is not None
+    config = scheduling.config(refuse=True, timeout_s=SHIPPED_TIMEOUT_S)
+    async with scheduling.reporting(names), scheduling.plane.scheduler_with(config):
+        stream = asyncio.create_task(scheduling.one_by_one("during", 20))
+        await scheduling.bindings.of([f"during-{7:03d}"])
+        if sign is signal.SIGSTOP:
+            os.kill(process.pid, sign)
+        else:
+            await scheduling.rig.kill_aggregator(sign)
+        assert max(await stream) < SHIPPED_TIMEOUT_S * CALLS + SLACK_S
+        used = {*begun, *await scheduling.placed("without", 10, gpus=1)}
+        assert used - set(begun), "to the scheduler alone all nodes with room are much the same"
+
+        if sign is signal.SIGSTOP:
+            os.kill(process.pid, signal.SIGCONT)
+        else:
+            await scheduling.rig.start_aggregator(**JUDGES_ONLY)
+        await scheduling.judged(names, {"healthy"})
+        used = set(scheduling.bindings.node_of.values())
+        assert set(await scheduling.placed("after", 10, gpus=1)) <= used, "it ranks again"

@@ -1,0 +1,1 @@
+"""Quarantine of single devices on the real API server."""
