@@ -99,13 +99,14 @@ class Engine:
     def take_report(self, report: pb.NodeReport) -> None:
         """A report of a node whose identity is proven; cheap, called for each one."""
         self._changed.add(report.node)
-        self.scoring.reported(report.node)
         silence = self._policy.silent_after_seconds
         known = self._fleet.get(report.node)
         before = known.findings if known else None
         now = self._clock()
         self._usage.take(report, now)
-        if self._fleet.apply(report, now, silent_after_seconds=silence):
+        changed = self._fleet.apply(report, now, silent_after_seconds=silence)
+        self.scoring.reported(report.node, news=changed)
+        if changed:
             after = self._fleet.get(report.node)
             self._notices += notices(report.node, before, after.findings if after else ())
             self._wake.set()

@@ -52,7 +52,14 @@ class FactBook:
         self._known: dict[str, tuple[_Inputs, NodeFacts, Judgement]] = {}
 
     def look(
-        self, name: str, fleet: Fleet, view: ClusterView, incident: Incident | None, silent: Silence
+        self,
+        name: str,
+        fleet: Fleet,
+        view: ClusterView,
+        incident: Incident | None,
+        silent: Silence,
+        *,
+        readings: bool = True,
     ) -> tuple[NodeFacts, Judgement] | None:
         """What is known of a node now and what it means; ``None``: the same as last time.
 
@@ -62,13 +69,14 @@ class FactBook:
             view: what the cluster says.
             incident: the node's open one.
             silent: the time now, and how long a silence makes a node unknown.
+            readings: whether new readings alone are a reason to look; else they wait for another time.
         """
         state, cluster = fleet.get(name), view.nodes.get(name)
         received = state.received_seconds if state else 0.0
         stale = not silent.now - received <= silent.after_seconds
         inputs = (state.report if state else None, received, stale, cluster, incident)
         known = self._known.get(name)
-        if known is not None and not stale and _same(known[0], inputs):
+        if known is not None and not stale and _same(known[0], inputs, readings=readings):
             return None
         facts = node_facts(name, state, cluster, incident)
         judged = judge(facts, silent.now, silent.after_seconds)
@@ -88,9 +96,11 @@ class FactBook:
         return gone
 
 
-def _same(old: _Inputs, new: _Inputs) -> bool:
+def _same(old: _Inputs, new: _Inputs, *, readings: bool) -> bool:
     """Reports are compared by identity: they are replaced whole."""
-    return old[0] is new[0] and old[1:] == new[1:]
+    if readings and (old[0] is not new[0] or old[1] != new[1]):
+        return False
+    return old[2:] == new[2:]
 
 
 def known_nodes(fleet: Fleet, view: ClusterView) -> list[str]:

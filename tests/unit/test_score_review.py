@@ -318,7 +318,7 @@ async def test_an_agent_tells_nothing_of_the_use_of_pods_on_other_nodes() -> Non
     holders = [pb.Holders(subject=f"gpu:0000:{n}b:00.0", pods=[f"t/{'ab'[n]}"]) for n in range(2)]
     report = pb.NodeReport(node="a", gpus=gpus, holders=holders)
     bench.fleet.apply(report, NOW)
-    bench.scoring.reported("a")
+    bench.scoring.reported("a", news=True)
     await bench.tick()
     assert bench.scoring.uses.of_workload("t/Job/a") is not None
     assert bench.scoring.uses.of_workload("t/Job/b") is None

@@ -47,7 +47,7 @@ class Bench:
     def report(self, name: str, **changes: object) -> None:
         gpus = [pb.Gpu(index=n, uuid=f"{name}{n}", pci_bus_id=f"0000:{n}b:00.0") for n in range(8)]
         self.fleet.apply(pb.NodeReport(node=name, gpus=gpus), NOW)
-        self.scoring.reported(name)
+        self.scoring.reported(name, news=True)
 
     def pod(self, name: str, gpus: int, node: str = "", *, gone: bool = False) -> None:
         ask = PodShape(cpu_milli=1_000, gpu_count=gpus, gpu_milli=1000, resource=GPU)
