@@ -148,6 +148,8 @@ nvidia 0000:3b:00.0: enabling device (0140 -> 0142)
 nvidia 0000:3b:00.0: vgaarb: VGA decodes changed: olddecodes=none,decodes=none:owns=none
 NVRM: loading NVIDIA UNIX x86_64 Kernel Module  570.124.06  Wed Feb 26 02:03:58 UTC 2025
 NVRM: loading NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (dvs-builder@U22-I3-AF01-09-2)
+NVRM: loading NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build  (nixbld@)
+NVRM: gpuClearFbhubPoisonIntrForBug2924523_GA100: FBHUB Interrupt detected. Clearing it.
 NVRM: GPU 0000:3b:00.0: RmInitAdapter succeeded
 NVRM: GPU at PCI:0000:3b:00: GPU-5f1ee700-1d1c-4a7e-8001-ac0ffee00000
 NVRM: GPU Board Serial Number: 1652923000100

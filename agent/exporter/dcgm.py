@@ -172,7 +172,8 @@ def _write_memory(page: Page, named: list[tuple[Labels, Gpu]]) -> None:
         if gpu.memory_used_bytes is not None:
             used.append((who, gpu.memory_used_bytes // MIB))
             if gpu.memory_total_bytes is not None:
-                free.append((who, (gpu.memory_total_bytes - gpu.memory_used_bytes) // MIB))
+                taken = gpu.memory_used_bytes + (gpu.memory_reserved_bytes or 0)
+                free.append((who, (gpu.memory_total_bytes - taken) // MIB))
     page.family(MEMORY_USED, used)
     page.family(MEMORY_FREE, free)
 

@@ -30,6 +30,13 @@ GPU_FIELDS = (
     ),
     (gauge("fleetmedic_gpu_memory_used_bytes", "Device memory in use."), "memory_used_bytes"),
     (gauge("fleetmedic_gpu_memory_size_bytes", "Device memory there is."), "memory_total_bytes"),
+    (
+        gauge(
+            "fleetmedic_gpu_memory_reserved_bytes",
+            "Device memory that the driver keeps for itself: neither in use nor free.",
+        ),
+        "memory_reserved_bytes",
+    ),
     (gauge("fleetmedic_gpu_sm_clock_hertz", "Clock of the multiprocessors."), "sm_clock_hertz"),
     (gauge("fleetmedic_gpu_processes", "Processes that hold the GPU."), "process_count"),
     (

@@ -56,6 +56,8 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     """0..1: share of that period in which memory was read or written."""
     memory_used_bytes: int | None = None
     memory_total_bytes: int | None = None
+    memory_reserved_bytes: int | None = None
+    """For the driver and its error correction: neither used nor free. ``None`` where the driver counts it as used."""
     sm_clock_hertz: float | None = None
     process_count: int | None = None
     ecc_corrected_total: int | None = None
@@ -97,7 +99,7 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     pcie_width_max: int | None = None
     pcie_replays_total: int | None = None
     pcie_received_bytes_per_second: float | None = None
-    """Since the sample before, by the profiling counters; without them, over the last ten samples."""
+    """Since the sample before, by the profiling counters; without them, in 20 ms every ten samples."""
     pcie_transmitted_bytes_per_second: float | None = None
     sm_clock_max_hertz: float | None = None
     memory_clock_hertz: float | None = None
@@ -125,7 +127,7 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     dram_active_ratio: float | None = None
     """Of the memory's theoretical bandwidth."""
     engine_active_ratio: float | None = None
-    """0..1: share of time in which any compute or graphics engine was busy."""
+    """0..1: share of time in which any compute or graphics engine was busy, over the last ten samples."""
     nvlink_received_bytes_per_second: float | None = None
     """Over all links, by the profiling counters."""
     nvlink_transmitted_bytes_per_second: float | None = None

@@ -44,6 +44,7 @@ class RawGpu(msgspec.Struct, kw_only=True):
     memory_utilization_percent: float | None = None
     memory_used_bytes: int | None = None
     memory_total_bytes: int | None = None
+    memory_reserved_bytes: int | None = None
     sm_clock_megahertz: float | None = None
     sm_clock_max_megahertz: float | None = None
     memory_clock_megahertz: float | None = None
@@ -75,8 +76,8 @@ class RawGpu(msgspec.Struct, kw_only=True):
     pcie_width: int | None = None
     pcie_width_max: int | None = None
     pcie_replays: int | None = None
-    pcie_received_bytes_per_second: float | None = None
-    pcie_transmitted_bytes_per_second: float | None = None
+    pcie_received_kilobytes_per_second: float | None = None
+    pcie_transmitted_kilobytes_per_second: float | None = None
     nvlinks: tuple[NvLink, ...] = ()
     fabric_state: int | None = None
     fabric_status: int | None = None
@@ -189,6 +190,7 @@ def gpu(raw: RawGpu) -> Gpu:
         memory_utilization_ratio=_share(raw.memory_utilization_percent),
         memory_used_bytes=raw.memory_used_bytes,
         memory_total_bytes=raw.memory_total_bytes,
+        memory_reserved_bytes=raw.memory_reserved_bytes,
         sm_clock_hertz=_times(raw.sm_clock_megahertz, 1e6),
         sm_clock_max_hertz=_times(raw.sm_clock_max_megahertz, 1e6),
         memory_clock_hertz=_times(raw.memory_clock_megahertz, 1e6),
@@ -220,10 +222,10 @@ def gpu(raw: RawGpu) -> Gpu:
         pcie_width=_at_most(raw.pcie_width, MOST_PCIE),
         pcie_width_max=_at_most(raw.pcie_width_max, MOST_PCIE),
         pcie_replays_total=raw.pcie_replays,
-        pcie_received_bytes_per_second=raw.pcie_received_bytes_per_second
+        pcie_received_bytes_per_second=_times(raw.pcie_received_kilobytes_per_second, 1000)
         if received is None
         else received * MIB,
-        pcie_transmitted_bytes_per_second=raw.pcie_transmitted_bytes_per_second
+        pcie_transmitted_bytes_per_second=_times(raw.pcie_transmitted_kilobytes_per_second, 1000)
         if transmitted is None
         else transmitted * MIB,
         nvlinks=raw.nvlinks,

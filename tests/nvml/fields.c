@@ -135,10 +135,10 @@ static const Field fields[] = {
     {139, 139, TYPE_ULONGLONG, LINK_SUM, "data_rx_kibibytes"},
     {140, 140, TYPE_ULONGLONG, LINK_SUM, "raw_tx_kibibytes"},
     {141, 141, TYPE_ULONGLONG, LINK_SUM, "raw_rx_kibibytes"},
-    {142, 142, TYPE_UINT, PLAIN, "remapped_rows_correctable"},
-    {143, 143, TYPE_UINT, PLAIN, "remapped_rows_uncorrectable"},
-    {144, 144, TYPE_UINT, PLAIN, "remapped_rows_pending"},
-    {145, 145, TYPE_UINT, PLAIN, "remapped_rows_failure"},
+    {142, 142, TYPE_ULONGLONG, PLAIN, "remapped_rows_correctable"},
+    {143, 143, TYPE_ULONGLONG, PLAIN, "remapped_rows_uncorrectable"},
+    {144, 144, TYPE_ULONGLONG, PLAIN, "remapped_rows_pending"},
+    {145, 145, TYPE_ULONGLONG, PLAIN, "remapped_rows_failure"},
     {160, 160, TYPE_ULONGLONG, LINK_SUM, "ecc_data"},
     {161, 161, TYPE_ULONGLONG, LINK_SUM, "replay"},
     {162, 162, TYPE_ULONGLONG, LINK_SUM, "recovery"},
@@ -157,8 +157,8 @@ static const Field fields[] = {
     {190, 190, TYPE_UINT, PLAIN, "enforced_power_limit_milliwatts"},
     {191, 191, TYPE_ULONGLONG, PLAIN, "energy_millijoules"},
     {192, 192, TYPE_UINT, PLAIN, "power_limit_milliwatts"},
-    {197, 197, TYPE_ULONGLONG, PLAIN, "pcie_tx_bytes"},
-    {198, 198, TYPE_ULONGLONG, PLAIN, "pcie_rx_bytes"},
+    {197, 197, TYPE_UINT, PLAIN, "pcie_tx_bytes"},
+    {198, 198, TYPE_UINT, PLAIN, "pcie_rx_bytes"},
     {215, 215, TYPE_ULONGLONG, LINK, "recovery_events"},
     {230, 230, TYPE_UINT, PLAIN, "recovery_action"},
 };
@@ -170,12 +170,22 @@ static const Field slowdown_times[] = {
     {2, 2, TYPE_ULONGLONG, PLAIN, "violation_power_brake_nanoseconds"},
 };
 
+enum { NUMBERS_570 = 250, NUMBERS_575 = 268, NUMBERS_580_159 = 295 };
+
+/* The highest field id that the driver knows; that of 580.159.04 is recorded, the others are those of NVIDIA's headers. */
+static unsigned highest_id(const Call *call) {
+    const Entry *driver = snapshot_find(call->snapshot, -1, "driver_version");
+    int branch = 0, minor = 0;
+    if (driver) sscanf(driver->text, "%d.%d", &branch, &minor);
+    if (branch > 580 || (branch == 580 && minor >= 159)) return NUMBERS_580_159;
+    return branch >= 575 ? NUMBERS_575 : NUMBERS_570;
+}
+
 static const Field *find_field(const Call *call, unsigned id) {
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
         if (id >= fields[i].first && id <= fields[i].last) return &fields[i];
-    const Entry *driver = snapshot_find(call->snapshot, -1, "driver_version");
-    int branch = driver ? atoi(driver->text) : 0;
-    unsigned first = branch >= 590 ? 269 : branch >= 575 ? 251 : UINT32_MAX;
+    unsigned highest = highest_id(call);
+    unsigned first = highest == NUMBERS_580_159 ? 269 : highest == NUMBERS_575 ? 251 : UINT32_MAX;
     return id >= first && id - first < 3 ? &slowdown_times[id - first] : NULL;
 }
 
@@ -252,7 +262,7 @@ static void answer(const Call *call, FieldValue *value) {
         value->code = table_value(call, field, value, &number);
         value->value.number = number;
     } else {
-        value->code = NVML_ERROR_NOT_SUPPORTED;
+        value->code = value->id > highest_id(call) ? NVML_ERROR_INVALID_ARGUMENT : NVML_ERROR_NOT_SUPPORTED;
     }
 }
 

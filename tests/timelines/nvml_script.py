@@ -57,8 +57,8 @@ H100: dict[str, Any] = {
     "pcie_width": 16,
     "pcie_width_max": 16,
     "pcie_replays": 0,
-    "pcie_received_bytes_per_second": 0,
-    "pcie_transmitted_bytes_per_second": 0,
+    "pcie_received_kilobytes_per_second": 0,
+    "pcie_transmitted_kilobytes_per_second": 0,
     "nvlinks": [
         {
             "link": link,

@@ -206,7 +206,7 @@ def test_each_field_has_its_own_return_code(scenario: Scenario, nvml: Probe) -> 
         field_values={82: Fail("gpu_is_lost"), (999, 3): 5, 300: "double 1.5"},
     )
     assert fields(nvml, "[230, 82, 307, (999, 3), (999, 4)]", gpu=1) == [
-        *([0, 2], [GPU_IS_LOST, 0], [3, 0], [0, 5], [3, 0])
+        *([0, 2], [GPU_IS_LOST, 0], [2, 0], [0, 5], [2, 0])
     ]
     assert fields(nvml, f"[(138, {ALL_SCOPES}), (138, 2), (161, 17), (161, 16)]", gpu=1) == [
         *([0, 1800], [0, 100], [0, 4], [0, 0])

@@ -71,13 +71,14 @@ def test_slowdown_times_have_the_ids_of_their_driver(scenario: Scenario, nvml: P
     scenario.update(0, violation_hw_thermal_nanoseconds=5, violation_power_brake_nanoseconds=6)
     ask = "[(v.nvmlReturn, v.value.ullVal) for v in nvmlDeviceGetFieldValues(h[0], [252, 253, 270, 271])]"
     answers = {}
-    for driver in ("570.124.06", "580.65.06", "590.44.01"):
+    for driver in ("570.124.06", "580.65.06", "580.159.04", "590.44.01"):
         scenario.set(driver_version=driver)
         answers[driver] = nvml.ask(ask)
-    there, not_there = [[0, 5], [0, 6]], [[3, 0], [3, 0]]
+    there, not_there, unknown = [[0, 5], [0, 6]], [[3, 0], [3, 0]], [[2, 0], [2, 0]]
     assert answers == {
-        "570.124.06": not_there + not_there,
-        "580.65.06": there + not_there,
+        "570.124.06": unknown + unknown,
+        "580.65.06": there + unknown,
+        "580.159.04": not_there + there,
         "590.44.01": not_there + there,
     }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import time
 from typing import TYPE_CHECKING, Any
 
 import pynvml as nvml
@@ -23,7 +22,6 @@ FAST = {
     (3, 0): "ecc_corrected",
     (4, 0): "ecc_uncorrected",
     (82, 0): "memory_temperature_celsius",
-    (83, 0): "energy_millijoules",
     (230, 0): "recovery_action",
 }
 """Asked in every sample."""
@@ -35,6 +33,7 @@ SLOW = {
     (31, 0): "retirement_pending",
     (74, 0): "power_violation_nanoseconds",
     (75, 0): "thermal_violation_nanoseconds",
+    (83, 0): "energy_millijoules",
     (91, 0): "nvlink_count",
     (94, 0): "pcie_replays",
     (142, 0): "remapped_rows_corrected",
@@ -42,25 +41,17 @@ SLOW = {
     (144, 0): "remap_pending",
     (145, 0): "remap_failed",
 }
-"""Asked now and then."""
-SLOWDOWN_TIMES = (
-    (590, {(270, 0): "hardware_thermal_nanoseconds", (271, 0): "power_brake_nanoseconds"}),
-    (575, {(252, 0): "hardware_thermal_nanoseconds", (253, 0): "power_brake_nanoseconds"}),
-)
-"""By the driver's branch, the newest first: NVIDIA's header for CUDA 13.1 gave these counters other numbers than those
-for 12.9 and 13.0 had, and the old numbers to power smoothing. Before 12.9 there are none."""
-PCIE_BYTES = {
-    (197, 0): "pcie_transmitted_bytes_per_second",
-    (198, 0): "pcie_received_bytes_per_second",
-}
-"""Counters that cost the driver tenths of a millisecond; asked now and then where profiling has no rates."""
-
+"""Asked now and then. Of these the energy costs an H200's driver (580.159.04) 3 to 6 ms, and 75 with 270 and 271 two more."""
+SLOWDOWN_TIMES = {(270, 0): "hardware_thermal_nanoseconds", (271, 0): "power_brake_nanoseconds"}
+"""Asked now and then of drivers that may have them."""
+ONCE = {(270, 0): (252, 0), (271, 0): (253, 0)}
+"""Their numbers in NVIDIA's headers for CUDA 12.9 and 13.0. The header for 13.1 gave those to power smoothing, and the driver
+580.159.04, which came with 13.0, answers the new ones alone (recorded on an H100 and an H200). So the new ones are asked, and the old ones
+only of a driver that does not know the new (INVALID_ARGUMENT; one that knows a number and has no value says NOT_SUPPORTED)."""
+SLOWDOWN_TIMES_SINCE, SMOOTHING_SINCE = 575, 590
+"""Branches: before the first there are no such counters, from the second on the old numbers are power smoothing's."""
 MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
 """Member of a field value's union, by NVML's value type."""
-SHORTEST_SECONDS = 0.2
-"""Over which a rate is worth something."""
-WIDE = frozenset({2, 3, 4})
-"""The types of 64 bits: a byte counter that is narrower wraps between two readings."""
 
 
 class _FieldValue(ctypes.Structure):
@@ -77,13 +68,13 @@ class Fields:
     """
 
     def __init__(self, driver: int) -> None:
-        times = next((times for since, times in SLOWDOWN_TIMES if driver >= since), {})
-        self._names: dict[Key, str] = {**FAST, **SLOW, **times}
+        times = SLOWDOWN_TIMES if driver >= SLOWDOWN_TIMES_SINCE else {}
+        self._once = ONCE if driver < SMOOTHING_SINCE else {}
+        once = {self._once[key]: name for key, name in times.items() if key in self._once}
+        self._names: dict[Key, str] = {**FAST, **SLOW, **times, **once}
         self._slow_at_first = [*SLOW, *times]
         self.links = Links()
-        self._bytes: dict[Key, tuple[int, float]] = {}
         self._into: Values | None = None
-        self._pcie_bytes = False
         self._due = 0
         self.reset_required = False
         """Whether the last reading was refused some value because the GPU must be reset."""
@@ -92,14 +83,12 @@ class Fields:
     def _start_again(self, tick: int) -> None:
         self._fast: list[Key] = list(FAST)
         self._slow: list[Key] = list(self._slow_at_first)
-        self._pcie: list[Key] = list(PCIE_BYTES)
         self.links.start_again()
         self._retry = tick + RARELY
 
-    def prepare(self, slow: Values | None, *, pcie_bytes: bool) -> None:
+    def prepare(self, slow: Values | None) -> None:
         """What the next reading shall ask for beside the fast ids: nothing, or what is slow, into ``slow``."""
         self._into = slow
-        self._pcie_bytes = pcie_bytes
 
     def read(self, handle: Any, index: int, tick: int, dial: Dial) -> Values:
         """One call. Whatever becomes of a value, the others are there."""
@@ -111,7 +100,7 @@ class Fields:
             self._start_again(tick)
         keys = list(self._fast)
         if slow is not None:
-            keys += self._slow + self.links.keys + (self._pcie if self._pcie_bytes else [])
+            keys += self._slow + self.links.keys
         if not keys:
             return {}
         dial.turn("nvmlDeviceGetFieldValues", index)
@@ -144,27 +133,11 @@ class Fields:
             self.reset_required = True
         refused = code in UNSUPPORTED or code == INVALID_ARGUMENT
         name = self._names.get(key)
-        if key in PCIE_BYTES:
-            self._rate(key, value, refused or field.valueType not in WIDE, slow)
-        elif name is None:
+        if name is None:
             self.links.take(key, value, refused)
         elif refused:
             (self._fast if key in FAST else self._slow).remove(key)
+            if code == INVALID_ARGUMENT and key in self._once:
+                self._slow.append(self._once[key])
         elif value is not None:
             (fast if slow is None or key in FAST else slow)[name] = value
-
-    def _rate(self, key: Key, value: Any, useless: bool, slow: Values | None) -> None:
-        """Bytes per second since the reading before; none across a wrap."""
-        if useless:
-            self._pcie.remove(key)
-            return
-        if value is None or slow is None:
-            return
-        now = time.monotonic()
-        counted, since = self._bytes.get(key, (value, now))
-        if now - since < SHORTEST_SECONDS and value >= counted:
-            self._bytes[key] = (counted, since)
-            return
-        self._bytes[key] = (value, now)
-        if value >= counted:
-            slow[PCIE_BYTES[key]] = (value - counted) / (now - since)

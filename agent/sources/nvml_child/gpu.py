@@ -20,6 +20,7 @@ from .values import (
     due_after,
     fast_readings,
     slow_readings,
+    throughput_readings,
 )
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Gpu:
     def _start_again(self) -> None:
         self._fast: list[Value] = fast_readings()
         self._slow: list[Value] = slow_readings()
+        self._throughput: list[Value] = throughput_readings()
         self._fields = Fields(self._driver)
         self._mig = Mig()
         self._profiling = Profiling()
@@ -117,11 +119,11 @@ class Gpu:
         for value in self._fast:
             self._attempt(fast, value.read, tick)
         self._attempt(fast, self._profile, tick)
-        self._fields.prepare(slow, pcie_bytes=not self._profiling.has_rates)
+        self._fields.prepare(slow)
         self._attempt(fast, self._fields.read, tick)
         self._reset_required |= self._fields.reset_required
         if slow is not None:
-            for value in self._slow:
+            for value in self._slow + ([] if self._profiling.has_rates else self._throughput):
                 self._attempt(slow, value.read, tick)
             self._attempt(slow, self._mig.read, tick)
             soon = self._fields.links.unfinished

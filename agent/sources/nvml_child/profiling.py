@@ -18,14 +18,14 @@ from .values import (
     SESSION_OVER,
     SLOW,
     UNSUPPORTED,
+    due_after,
 )
 
 if TYPE_CHECKING:
     from .parent import Dial
     from .values import Values
 
-METRICS = {
-    1: "engine_active_percent",
+OFTEN = {
     2: "sm_active_percent",
     3: "sm_occupancy_percent",
     5: "tensor_active_percent",
@@ -35,15 +35,18 @@ METRICS = {
     60: "nvlink_received_mebibytes_per_second",
     61: "nvlink_transmitted_mebibytes_per_second",
 }
+"""Asked of every pair of samples."""
+SELDOM = {1: "engine_active_percent"}
+"""Asked now and then, of the whole time between: it alone costs the driver of an H200 (580.159.04) 2 ms, all the others together a
+quarter of that."""
 SHORTEST_SECONDS = 0.2
 """Between two samples; NVIDIA's header asks for more than 0.1 s, for the counters are refreshed no more often."""
+BUFFERS = 3
+"""The sample before, the one of which the seldom metrics were last asked, and room for the next."""
 ABSENT = "profiling_absent"
 NO_PERMISSION = 4
 HOPPER = 9
 """NVML's number for the architecture."""
-
-_asked = nvml.c_nvmlGpmMetricsGet_t(version=1, numMetrics=len(METRICS))
-"""Twenty kilobytes, hence one for all GPUs: they are asked one after the other."""
 
 
 class _Metric(ctypes.Structure):
@@ -52,9 +55,29 @@ class _Metric(ctypes.Structure):
     _fields_ = nvml.c_nvmlGpmMetric_t._fields_
 
 
-_answers = (_Metric * len(METRICS)).from_buffer(_asked, type(_asked).metrics.offset)
-for _answer, _number in zip(_answers, METRICS, strict=True):
-    _answer.metricId = _number
+class _Question:
+    """Twenty kilobytes, hence one for all GPUs: they are asked one after the other."""
+
+    def __init__(self, metrics: dict[int, str]) -> None:
+        self._names = metrics.values()
+        self._asked = nvml.c_nvmlGpmMetricsGet_t(version=1, numMetrics=len(metrics))
+        first = type(self._asked).metrics.offset
+        self._answers = (_Metric * len(metrics)).from_buffer(self._asked, first)
+        for answer, number in zip(self._answers, metrics, strict=True):
+            answer.metricId = number
+
+    def ask(self, before: Any, after: Any) -> Values:
+        """What there is of the time between two samples of one GPU."""
+        self._asked.sample1, self._asked.sample2 = before, after
+        nvml.nvmlGpmMetricsGet(self._asked)
+        return {
+            name: answer.value
+            for name, answer in zip(self._names, self._answers, strict=True)
+            if answer.nvmlReturn == 0 and math.isfinite(answer.value)
+        }
+
+
+_often, _seldom = _Question(OFTEN), _Question(SELDOM)
 
 
 class Profiling:
@@ -62,7 +85,12 @@ class Profiling:
 
     def __init__(self) -> None:
         self._samples: list[Any] = []
-        """The older and the newer one."""
+        """All buffers; none before the first sample."""
+        self._before: Any = None
+        self._since: Any = None
+        """The sample of which the seldom metrics were last asked."""
+        self._seldom: Values = {}
+        self._seldom_due = 0
         self._taken = 0.0
         self._divided: bool | None = None
         self._retry = 0
@@ -71,7 +99,7 @@ class Profiling:
     @property
     def has_rates(self) -> bool:
         """Whether the last answer had the traffic on PCIe in it, or the next one may."""
-        return METRICS[20] in self._last or (bool(self._samples) and ABSENT in self._last)
+        return OFTEN[20] in self._last or (bool(self._samples) and ABSENT in self._last)
 
     def read(self, handle: Any, index: int, tick: int, dial: Dial, divided: bool | None) -> Values:
         """The readings, or why there are none. ``divided``: MIG is on, which changes what is supported."""
@@ -106,23 +134,24 @@ class Profiling:
             dial.turn("nvmlGpmQueryDeviceSupport", index)
             if not nvml.nvmlGpmQueryDeviceSupport(handle).isSupportedDevice:
                 return self._refused(tick, _lacking(handle, self._divided))
-            self._samples = [nvml.nvmlGpmSampleAlloc(), nvml.nvmlGpmSampleAlloc()]
+            self._samples = [nvml.nvmlGpmSampleAlloc() for _ in range(BUFFERS)]
+            self._before = self._since = self._samples[0]
+            self._seldom, self._seldom_due = {}, tick
             dial.turn("nvmlGpmSampleGet", index)
-            nvml.nvmlGpmSampleGet(handle, self._samples[1])
+            nvml.nvmlGpmSampleGet(handle, self._before)
             return {ABSENT: "the first sample was just taken"}
-        self._samples.reverse()  # what was the older one is written over
-        before, after = self._samples
+        after = next(
+            each for each in self._samples if each is not self._before and each is not self._since
+        )
         dial.turn("nvmlGpmSampleGet", index)
         nvml.nvmlGpmSampleGet(handle, after)
         dial.turn("nvmlGpmMetricsGet", index)
-        _asked.sample1, _asked.sample2 = before, after
-        nvml.nvmlGpmMetricsGet(_asked)
-        values = {
-            name: answer.value
-            for name, answer in zip(METRICS.values(), _answers, strict=True)
-            if answer.nvmlReturn == 0 and math.isfinite(answer.value)
-        }
-        return values or {ABSENT: "the driver has none of the metrics"}
+        values = _often.ask(self._before, after)
+        if tick >= self._seldom_due:
+            self._seldom = _seldom.ask(self._since, after)
+            self._since, self._seldom_due = after, due_after(tick, index, SLOW)
+        self._before = after
+        return {**values, **self._seldom} or {ABSENT: "the driver has none of the metrics"}
 
     def _refused(self, tick: int, why: str, pause: int = RARELY) -> Values:
         self._retry = tick + pause

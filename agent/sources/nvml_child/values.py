@@ -104,6 +104,13 @@ SLOWLY: tuple[tuple[int, str, Calls], ...] = (
 )
 """The rest: every how many samples, a multiple of ``SLOW``; a class stands for a struct that the call fills."""
 
+THROUGHPUT: tuple[tuple[str, Calls], ...] = (
+    ("pcie_transmitted_kilobytes_per_second", (("nvmlDeviceGetPcieThroughput", 0),)),
+    ("pcie_received_kilobytes_per_second", (("nvmlDeviceGetPcieThroughput", 1),)),
+)
+"""Asked now and then of GPUs whose profiling has no rates: the driver counts for 20 ms, and the call lasts as long. (Its byte
+counters, fields 197 and 198, have 32 bits: recorded on an H100 and an H200; at full speed they wrap seven times a second.)"""
+
 Values = dict[str, Any]
 
 
@@ -136,7 +143,11 @@ UNPACK: dict[str, Callable[[Any], Values]] = {
         "utilization_percent": rates.gpu,
         "memory_utilization_percent": rates.memory,
     },
-    "memory": lambda info: {"memory_used_bytes": info.used, "memory_total_bytes": info.total},
+    "memory": lambda info: {
+        "memory_used_bytes": info.used,
+        "memory_total_bytes": info.total,
+        "memory_reserved_bytes": getattr(info, "reserved", None),
+    },
     "processes": _processes,
     "sram": _sram,
     "fabric": _fabric,
@@ -190,6 +201,11 @@ def fast_readings() -> list[Value]:
 def slow_readings() -> list[Value]:
     """What is asked now and then, of a GPU just met."""
     return [Value(every, calls, UNPACK.get(name, _one(name))) for every, name, calls in SLOWLY]
+
+
+def throughput_readings() -> list[Value]:
+    """What is asked now and then where profiling has no rates, of a GPU just met."""
+    return [Value(SLOW, calls, _one(name)) for name, calls in THROUGHPUT]
 
 
 def _one(name: str) -> Callable[[Any], Values]:

@@ -8,7 +8,7 @@ from agent.sources import Reading, SourceError
 from agent.sources.nvidia import NvidiaSource
 from contract.vocabulary import Event
 from tests.integration.nvidia.rig import NEEDS_STANDIN, Make, until
-from tests.nvml.standin import Fail, MigDevice, Process, RetiredPage, Rising, Scenario
+from tests.nvml.standin import Fail, MigDevice, Process, RetiredPage, Scenario
 
 pytestmark = NEEDS_STANDIN
 
@@ -108,7 +108,7 @@ async def test_time_under_limits_by_the_numbers_of_each_driver(
     gpu = (await make().read()).gpus[0]
     assert (gpu.power_violation_seconds_total, gpu.thermal_violation_seconds_total) == (3.0, 2.0)
     assert gpu.hardware_slowdown_seconds_total is None  # a 570 driver does not count it
-    for driver in ("580.65.06", "590.44.01"):
+    for driver in ("575.57.08", "580.65.06", "580.159.04", "590.44.01"):
         scenario.set(driver_version=driver)
         gpu = (await make().read()).gpus[0]
         assert (gpu.hardware_slowdown_seconds_total, gpu.power_brake_seconds_total) == (1.5, 0.5)
@@ -255,16 +255,17 @@ async def test_a_gpu_without_mig_says_nothing_of_it(make: Make, scenario: Scenar
     assert (gpu.mig_enabled, gpu.mig_instances) == (None, ())
 
 
-async def test_traffic_on_pcie_by_counters_where_profiling_has_none(
+async def test_traffic_on_pcie_by_the_drivers_own_sample_where_profiling_has_none(
     make: Make, scenario: Scenario
 ) -> None:
-    rising = Rising(10**12, 5e9)
-    scenario.update(0, gpm_supported=0, pcie_tx_bytes=rising, pcie_rx_bytes=rising)
-    scenario.update(1, gpm_supported=0, pcie_tx_bytes=None, field_values={198: "uint 7"})
+    scenario.update(
+        0, gpm_supported=0, pcie_tx_kilobytes_per_second=70, pcie_rx_kilobytes_per_second=9_000
+    )
+    scenario.update(1, gpm_supported=0, pcie_tx_kilobytes_per_second=None)
     source = make()
     gpu = await gpu_when(source, 0, lambda gpu: gpu.pcie_received_bytes_per_second is not None)
-    assert 2.5e9 < (gpu.pcie_received_bytes_per_second or 0) < 10e9
-    assert 2.5e9 < (gpu.pcie_transmitted_bytes_per_second or 0) < 10e9
+    assert gpu.pcie_received_bytes_per_second == 9e6
+    assert gpu.pcie_transmitted_bytes_per_second == 70e3
     gpu = await later(source, 1)
-    assert gpu.pcie_received_bytes_per_second is None  # 32 bits wrap between two readings
+    assert gpu.pcie_received_bytes_per_second == 1.9e9
     assert gpu.pcie_transmitted_bytes_per_second is None

@@ -38,6 +38,7 @@ async def test_eight_healthy_gpus_in_our_units(make: Make) -> None:
         memory_utilization_ratio=0.54,
         memory_used_bytes=72 << 30,
         memory_total_bytes=81559 << 20,
+        memory_reserved_bytes=551 << 20,
         sm_clock_hertz=1.755e9,
         process_count=1,
         ecc_corrected_total=0,
