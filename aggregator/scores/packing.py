@@ -14,7 +14,8 @@ so that ½ is "leaves things as they are", and a difference of a few thousandths
 - ``whole_nodes``: the free devices of the node, if it is one of the last ``kept_whole_nodes`` that still have all of at least
   ``whole_node_devices`` free, and the pod needs fewer than all: a gang of whole nodes may come tomorrow.
 - ``order``: between 0 and 1, a fixed place of the node by its name. Where nodes are alike, pods then fill one after the other
-  instead of opening all of them a little.
+  instead of opening all of them a little. Off: the extender favours one of equal nodes, which does the same, and nodes
+  that are alike keep one score.
 
 Where the pod shares one device, the device with the least cost is taken, and that is the one the model would choose.
 
@@ -47,7 +48,7 @@ class PackingTerms(msgspec.Struct, frozen=True, kw_only=True):
 
     potential: float = 1.0
     fragmentation: float = 0.0
-    order: float = 10.0
+    order: float = 0.0
     whole_nodes: float = 0.0
     kept_whole_nodes: int = 2
     """Per resource name, how many wholly free nodes are kept for gangs."""

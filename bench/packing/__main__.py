@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from bench.packing import report
+from bench.packing.bound import BoundLine, bound_of, mean_of
 from bench.packing.policies import POLICIES, VARIANTS
 from bench.packing.replay import Outcome, Task, replay
 from bench.packing.runs import progress, run_all
@@ -37,6 +38,7 @@ examples:
   python -m bench.packing --seeds 42-51
   python -m bench.packing --seeds 42,43 --policy fgd --policy fleetmedic --json
   python -m bench.packing --policy fgd --policy fleetmedic --failing 1,3,5
+  python -m bench.packing --bound --seeds 42-51
   python -m bench.packing --serving
   python -m bench.packing --plots docs/images
 
@@ -53,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.serving:
             return _serving(options)
+        if options.bound:
+            return _bound(options)
         return _packing(options)
     except TraceError as reason:
         print(f"bench.packing: {reason}", file=sys.stderr)
@@ -97,6 +101,20 @@ def _words(outcome: Outcome) -> str:
     task = outcome.task
     failing = f" with {task.failing_percent:g} % failing" if task.failing_percent else ""
     return f"{task.policy}, seed {task.seed}{failing}: {outcome.allocated_percent:.2f} %"
+
+
+def _bound(options: argparse.Namespace) -> int:
+    trace = read_trace(options.nodes, options.pods)
+    for failing in options.failing or [0.0]:
+        work = partial(_bound_of, trace, options.demand, failing)
+        found = run_all(work, options.seeds, lambda line: f"seed {line.seed}: {line.practical} %")
+        for line in (*found, mean_of(found)):
+            print(msgspec.json.encode(line).decode())
+    return 0
+
+
+def _bound_of(trace: Trace, demand: float, failing: float, seed: int) -> BoundLine:
+    return bound_of(trace, seed, demand, failing)
 
 
 def _serving(options: argparse.Namespace) -> int:
@@ -166,6 +184,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PERCENTS",
         help="also such as 1,3,5: as many percent of the GPUs fail during the run, each at a random time; "
         "their pods die and come again; half of those GPUs show signs before, which only fleetmedic is told",
+    )
+    add(
+        "--bound",
+        action="store_true",
+        help="instead: how much any policy could hand out that cannot refuse a pod which fits, per seed and the mean, "
+        "as JSON lines; the argument is at the head of bench/packing/bound.py; takes --failing too",
     )
     add(
         "--serving",

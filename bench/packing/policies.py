@@ -24,10 +24,16 @@ POLICIES: Mapping[str, Maker] = {
 }
 
 SETTINGS: Mapping[str, Setting] = {
-    "model-alone": Setting(terms=ScoreTerms(keep_whole=0), scale=1000, favours=False),
+    "model-alone": Setting(
+        terms=ScoreTerms(keep_whole=0),
+        packing=PackingTerms(order=10),
+        scale=1000,
+        favours=False,
+    ),
     "packing-only": Setting(terms=ScoreTerms(keep_whole=0)),
     "keep-whole-1": Setting(terms=ScoreTerms(keep_whole=1)),
-    "no-order": Setting(packing=PackingTerms(order=0)),
+    "order-10": Setting(packing=PackingTerms(order=10)),
+    "order-10-gpu-pods-only": Setting(packing=PackingTerms(order=10), cpu_pods="spread"),
     "fragmentation": Setting(packing=PackingTerms(potential=0, fragmentation=1)),
     "no-favourite": Setting(favours=False),
     "scale-1000": Setting(scale=1000),

@@ -12,9 +12,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from aggregator.feeds.extender_pod import coarse
-from aggregator.feeds.extender_scale import favour, spread
+from aggregator.feeds.extender_scale import favour, favourite, spread
 from aggregator.scores.book import ScoreBook
-from aggregator.scores.model import HEALTHY, Judgement, NodeFacts
+from aggregator.scores.model import Judgement, NodeFacts
 from aggregator.scores.packing import PackingTerms
 from aggregator.scores.rows import Floats, Ints, Rows
 from aggregator.scores.table import Places
@@ -133,11 +133,9 @@ def answered(
     """The numbers that the extender answers for these nodes."""
     scores = book.array(pod)[rows]
     numbers = spread(scores, scale)
-    best = np.flatnonzero(scores == scores.max())
-    healthy = best[book.table.verdicts[rows[best]] == HEALTHY]
-    if not favours or len(best) < 2 or not len(healthy):
-        return numbers
-    return favour(numbers, int(healthy[np.argmin(rows[healthy])]), scale)
+    verdicts = book.table.verdicts[rows].astype(np.int64)
+    chosen = favourite(rows, scores, verdicts) if favours else None
+    return numbers if chosen is None else favour(numbers, chosen, scale)
 
 
 def by_default(shape: PodShape, rows: Rows) -> Ints:

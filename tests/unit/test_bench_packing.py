@@ -23,6 +23,7 @@ from bench.packing.__main__ import DUTY, MEMORY, NODES, PODS, main, seeds
 from bench.packing.failures import failures
 from bench.packing.policies import POLICIES, PUBLISHED_PERCENT, VARIANTS
 from bench.packing.replay import Task, replay
+from bench.packing.rivals import GpuPacking
 from bench.packing.served import Served, Setting, answered
 from bench.packing.serving import read_serving, serve
 from bench.packing.trace import TraceError, arrivals, read_trace, typical_pods
@@ -237,6 +238,27 @@ def test_after_many_pods_the_served_book_is_as_if_built_from_what_is_left(files:
         assert served.book.array(pod)[rows].tolist() == fresh.array(pod)[same].tolist()
 
 
+def test_of_equal_nodes_a_rival_takes_the_first_of_an_order_that_is_drawn_once_per_run(
+    tmp_path: Path, files: list[str]
+) -> None:
+    equal = tmp_path / "equal.csv"
+    equal.write_text(
+        NODE_FILE.splitlines()[0] + "".join(f"\nn{at},64000,262144,8,T4" for at in range(20))
+    )
+    trace = read_trace(equal, Path(files[3]))
+    shape = PodShape(cpu_milli=1000, gpu_count=8, gpu_milli=1000)
+    orders = []
+    for seed in (1, 1, 2):
+        rival = GpuPacking(trace, random.Random(seed))
+        order = []
+        while place := rival.choose(shape):
+            rival.fleet.take(place[0], shape, place[1])
+            order.append(place[0])
+        orders.append(order)
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[0]) == list(range(20)) != orders[0]
+
+
 def test_as_shipped_a_pod_without_a_gpu_goes_where_the_stock_scheduler_would_put_it(
     files: list[str],
 ) -> None:
@@ -300,7 +322,9 @@ def test_on_the_recorded_day_measured_use_needs_fewer_gpus_at_less_than_the_allo
 
 
 @needs_openb
-@pytest.mark.parametrize(("policy", "least"), [("bestfit", 92.6), ("fleetmedic", 96.0)])
+@pytest.mark.parametrize(
+    ("policy", "least"), [("bestfit", 92.6), ("clustering", 91.3), ("fleetmedic", 96.0)]
+)
 def test_one_seed_of_the_published_trace(policy: str, least: float) -> None:
     trace = read_trace(NODES, PODS)
     found = replay(trace, Task(policy=policy, seed=42, demand=1.3)).allocated_percent
