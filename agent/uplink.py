@@ -38,6 +38,8 @@ _CHANNEL_OPTIONS = (
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 5_000),
+    # No estimate of the bandwidth: it costs a ping and its answer for each acknowledgement.
+    ("grpc.http2.bdp_probe", 0),
     ("grpc.max_send_message_length", MAX_REPORT_BYTES),
 )
 

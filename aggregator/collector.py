@@ -16,6 +16,10 @@ LOOK_SECONDS = 10.0
 GROWTH = 1.1
 """Times as many nodes as were frozen are worth another 0.2 s."""
 
+YOUNG_OBJECTS = 20_000
+"""More containers made than freed after which the young ones are looked through. Python's own 700 did so many times a second, for
+objects that their counts of references free anyway; these hold a few megabytes at most."""
+
 THAW_SECONDS = 3600.0
 """After which everything is looked through once."""
 
@@ -36,11 +40,14 @@ class Collector:
     async def run(self) -> None:
         """Until cancelled; what was frozen is given back then."""
         loop = asyncio.get_running_loop()
+        young, *older = gc.get_threshold()
+        gc.set_threshold(max(young, YOUNG_OBJECTS), *older)
         try:
             while True:
                 await asyncio.sleep(LOOK_SECONDS)
                 self.look(loop.time())
         finally:
+            gc.set_threshold(young, *older)
             gc.unfreeze()
 
     def look(self, now: float) -> bool:

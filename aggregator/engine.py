@@ -23,6 +23,8 @@ from aggregator.policy.decide import decide
 from aggregator.policy.health import NodeHealth
 from aggregator.policy.model import ClusterView, RecordEvent
 from aggregator.policy.notices import device_notices, notices
+from aggregator.policy.quiet import QuietNodes
+from aggregator.readings import utilizations
 from aggregator.scores.model import NodeScore
 from aggregator.scores.terms import ScoreTerms
 from aggregator.scoring import Scoring
@@ -80,6 +82,7 @@ class Engine:
         self._declined: dict[str, tuple[str, str]] = {}
         """By node, what was declined last, and why."""
         self._leading_since: float | None = None
+        self._quiet = QuietNodes(policy.silent_after_seconds)
         self.scoring = Scoring(
             fleet=fleet,
             edge=edge,
@@ -98,17 +101,19 @@ class Engine:
 
     def take_report(self, report: pb.NodeReport) -> None:
         """A report of a node whose identity is proven; cheap, called for each one."""
-        self._changed.add(report.node)
+        name = report.node
+        self._changed.add(name)
         silence = self._policy.silent_after_seconds
-        known = self._fleet.get(report.node)
+        known = self._fleet.get(name)
         before = known.findings if known else None
         now = self._clock()
-        self._usage.take(report, now)
-        changed = self._fleet.apply(report, now, silent_after_seconds=silence)
-        self.scoring.reported(report.node, news=changed)
+        measured = utilizations(report.gpus)
+        self._usage.take(report, now, measured)
+        changed = self._fleet.apply(report, now, silent_after_seconds=silence, measured=measured)
+        self.scoring.reported(name, news=changed)
         if changed:
-            after = self._fleet.get(report.node)
-            self._notices += notices(report.node, before, after.findings if after else ())
+            after = self._fleet.get(name)
+            self._notices += notices(name, before, after.findings if after else ())
             self._wake.set()
 
     def node_left(self, node: str) -> None:
@@ -164,10 +169,12 @@ class Engine:
         self._notices += device_notices(self._devices_kept, view)
         self._devices_kept = view.device_quarantines
         self._fleet.not_ahead_of(now)
-        health = [self._health(node, view, now) for node in self._fleet]
-        health += self._never_heard(view, now - self._leading_since)
         drains = self._carriers.drains.progress() if self._carriers else {}
         over = msgspec.structs.replace(self._writes.over(view), drains=drains)
+        health = [
+            self._health(node, view, now) for node in self._quiet.others(self._fleet, over, now)
+        ]
+        health += self._never_heard(view, now - self._leading_since)
         busy = {each.name for each in health if self._writes.busy(each.name)}
         decision = decide(health, over, self._policy, now, busy=busy)
         for declined in decision.declined:
@@ -210,7 +217,7 @@ class Engine:
         return due
 
     def _forget_departed(self, view: ClusterView) -> None:
-        self._forget([node.name for node in self._fleet if node.name not in view.nodes])
+        self._forget(sorted(self._fleet.names() - view.nodes.keys()))
 
     def _forget(self, names: Sequence[str]) -> None:
         for name in names:

@@ -1,13 +1,15 @@
 """The picture of the fleet: the latest report and a short history per node. Pure: the clock comes in."""
 
+import math
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, KeysView, Mapping, Sequence
 
 import msgspec
 
+from aggregator.readings import utilizations
 from contract import report_pb2 as pb
 from contract.codec import finding_from_wire, outcome_from_wire, source_from_wire
-from contract.vocabulary import DirectiveOutcome, Finding, Severity, SourceStatus
+from contract.vocabulary import DirectiveOutcome, Finding, Severity, SourceState, SourceStatus
 from contract.wire import MAX_FINDINGS, MAX_TEXT
 
 HISTORY_LENGTH = 120
@@ -93,11 +95,18 @@ class Fleet:
 
     def __init__(self) -> None:
         self._nodes: dict[str, NodeState] = {}
+        self._newest_seconds = -math.inf
+        """Nothing that is kept of any node is later than this."""
         self.findings_raised_total = 0
         """Findings that were new on their node when a report brought them."""
 
     def apply(
-        self, report: pb.NodeReport, now: float, *, silent_after_seconds: float = 30.0
+        self,
+        report: pb.NodeReport,
+        now: float,
+        *,
+        silent_after_seconds: float = 30.0,
+        measured: Sequence[float] | None = None,
     ) -> bool:
         """Take in one report of a node whose identity is already proven.
 
@@ -105,13 +114,15 @@ class Fleet:
             report: as decoded; ``report.node`` names the node.
             now: Unix time of receipt.
             silent_after_seconds: a longer time between two reports is a break.
+            measured: the utilization of its GPUs, where somebody read it already.
 
         Returns:
             Whether the set of findings or source states changed, so that a decision is due.
         """
-        node = self._nodes.get(report.node)
+        name = report.node
+        node = self._nodes.get(name)
         if node is None:
-            node = self._nodes[report.node] = NodeState(report.node, now)
+            node = self._nodes[name] = NodeState(name, now)
         findings = (
             tuple(
                 sorted(
@@ -127,10 +138,8 @@ class Fleet:
             sources = tuple(source_from_wire(each) for each in report.sources)
         changed = (
             node.reports_total == 0
-            or {(each.key, each.severity) for each in node.findings}
-            != {(each.key, each.severity) for each in findings}
-            or {(each.name, each.state) for each in node.sources}
-            != {(each.name, each.state) for each in sources}
+            or (findings is not node.findings and _strengths(node.findings) != _strengths(findings))
+            or (sources is not node.sources and _states(node.sources) != _states(sources))
         )
         if changed:
             self.findings_raised_total += len(
@@ -146,10 +155,10 @@ class Fleet:
         node.received_seconds = now
         node.reports_total += 1
         node.connected = True
+        self._newest_seconds = max(self._newest_seconds, now)
         if not report.urgent:
-            measured = [
-                gpu.utilization_ratio for gpu in report.gpus if gpu.HasField("utilization_ratio")
-            ]
+            if measured is None:
+                measured = utilizations(report.gpus)
             if measured:
                 node.utilization_history.append((now, sum(measured) / len(measured)))
         return changed
@@ -159,6 +168,9 @@ class Fleet:
 
         Else a node that falls silent would look fresh, and one that is well not yet clear, for as long as it went back.
         """
+        if now >= self._newest_seconds:
+            return
+        self._newest_seconds = now
         for node in self._nodes.values():
             node.received_seconds = min(node.received_seconds, now)
             node.clear_since_seconds = min(node.clear_since_seconds, now)
@@ -176,6 +188,10 @@ class Fleet:
         """One node, if it ever reported."""
         return self._nodes.get(name)
 
+    def names(self) -> KeysView[str]:
+        """Of all nodes, in no order."""
+        return self._nodes.keys()
+
     def __iter__(self) -> Iterator[NodeState]:
         """All nodes, by name."""
         return iter(sorted(self._nodes.values(), key=lambda node: node.name))
@@ -184,18 +200,29 @@ class Fleet:
         return len(self._nodes)
 
 
+def _strengths(findings: tuple[Finding, ...]) -> set[tuple[tuple[str, str], Severity]]:
+    return {(each.key, each.severity) for each in findings}
+
+
+def _states(sources: tuple[SourceStatus, ...]) -> set[tuple[str, SourceState]]:
+    return {(each.name, each.state) for each in sources}
+
+
 def _take_repairs(node: NodeState, report: pb.NodeReport) -> bool:
     """Take in what a report says about repairs; whether a decision may hang on it."""
-    before = (node.outcomes, node.repairs, node.boot_id)
-    if report.outcomes != node.report.outcomes:
+    known = node.report
+    outcomes, repairs = node.outcomes, node.repairs
+    if report.outcomes != known.outcomes:
         node.outcomes = tuple(outcome_from_wire(each) for each in report.outcomes[:MAX_OUTCOMES])
-    node.repairs = frozenset(report.repairs[:MAX_OUTCOMES])
-    if report.holders != node.report.holders:
+    if report.repairs != known.repairs:
+        node.repairs = frozenset(report.repairs[:MAX_OUTCOMES])
+    if report.holders != known.holders:
         node.holders = {
             each.subject[:MAX_WORD]: tuple(each.pods[:MAX_HOLDERS])
             for each in report.holders[:MAX_FINDINGS]
         }
-    return before != (node.outcomes, node.repairs, report.boot_id[:MAX_TEXT])
+    booted = known.boot_id[:MAX_TEXT] != report.boot_id[:MAX_TEXT]
+    return booted or (outcomes, repairs) != (node.outcomes, node.repairs)
 
 
 def _finding(message: pb.Finding, now: float) -> Finding:

@@ -34,6 +34,9 @@ MAX_NODE_NAME = 253
 MAX_PARTS = 1_000
 """Devices, ports, disks and sources of one node, each; empty ones cost two bytes to send and much to keep."""
 
+SMALL_BYTES = 2 * min(MAX_PARTS, MAX_EVENTS)
+"""A message of no more than that cannot have more than ``MAX_PARTS`` of anything: each costs two bytes at least."""
+
 MAX_WORD = 256
 """Characters kept of a finding's code and subject. Fifty findings and a timeline of them have to fit into one
 object of etcd (1.5 MB), where one character may take six bytes."""
@@ -50,6 +53,8 @@ _SERVER_OPTIONS = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.so_reuseport", 0),
+    # No estimate of the bandwidth: it costs a ping and its answer for each report, a seventh of all CPU.
+    ("grpc.http2.bdp_probe", 0),
     # A connection without its stream is closed: gRPC would open the next stream on it, past the Service.
     ("grpc.max_connection_idle_ms", 500),
 )
@@ -82,6 +87,8 @@ class Intake:
         self._leading = leading
         self._pace_seconds = 1 / max_reports_per_second
         self._streams: dict[str, asyncio.Queue[bytes]] = {}
+        self._taken = pb.Downstream(ack=pb.Ack())
+        """The acknowledgement that nearly every report gets; only its number is another one."""
 
     def direct(self, node: str, directive: pb.SignedDirective) -> bool:
         """Send a directive to one node's agent; False when it is not connected."""
@@ -120,14 +127,16 @@ class Intake:
             loop = asyncio.get_running_loop()
             free_at = loop.time() - 1
             async for message in requests:
-                await self._end_unless_leading(context)
+                if not self._leading():
+                    await self._end_unless_leading(context)
                 acknowledgement = self._take(message, node)
                 async with writing:
                     await context.write(acknowledgement)
                 # A credit of one second's reports; beyond it the stream itself is slowed down.
-                free_at = max(free_at + self._pace_seconds, loop.time() - 1)
-                if free_at > loop.time():
-                    await asyncio.sleep(free_at - loop.time())
+                now = loop.time()
+                free_at = max(free_at + self._pace_seconds, now - 1)
+                if free_at > now:
+                    await asyncio.sleep(free_at - now)
         finally:
             # No await before the books are right: gRPC may cancel this a second time.
             self._stats.connections -= 1
@@ -162,28 +171,24 @@ class Intake:
         except DecodeError:
             self._stats.reports_malformed_total += 1
             return _ack(0, "malformed: not a NodeReport")
-        reason = self._why_refuse(report, node)
+        reason = self._why_refuse(report, node, small=len(message) <= SMALL_BYTES)
         if reason:
             return _ack(report.sequence, reason)
-        for finding in report.findings:
-            if len(finding.code) > MAX_WORD or len(finding.subject) > MAX_WORD:
-                finding.code = finding.code[:MAX_WORD]
-                finding.subject = finding.subject[:MAX_WORD]
+        if report.findings:
+            _cut_words(report)
         self._stats.reports_total += 1
         self._stats.events_total += len(report.events)
         self._accept(report)
-        return _ack(report.sequence, "")
+        self._taken.ack.sequence = report.sequence
+        return self._taken.SerializeToString()
 
-    def _why_refuse(self, report: pb.NodeReport, node: str) -> str:
+    def _why_refuse(self, report: pb.NodeReport, node: str, *, small: bool) -> str:
         name = report.node
-        if not name or len(name) > MAX_NODE_NAME or len(report.events) > MAX_EVENTS:
+        events = 0 if small else len(report.events)
+        if not name or len(name) > MAX_NODE_NAME or events > MAX_EVENTS:
             self._stats.reports_malformed_total += 1
             return "malformed: no usable node name, or more events than a report may carry"
-        parts = (
-            *(report.gpus, report.npus, report.rdma_ports),
-            *(report.sources, report.host.disks),
-        )
-        if any(len(each) > MAX_PARTS for each in parts):
+        if not small and _most_parts(report) > MAX_PARTS:
             self._stats.reports_malformed_total += 1
             return f"malformed: more than {MAX_PARTS} devices, ports, sources or disks"
         if name != node:
@@ -200,6 +205,23 @@ async def _send(directives: asyncio.Queue[bytes], context: Any, writing: asyncio
         directive = await directives.get()
         async with writing:
             await context.write(directive)
+
+
+def _cut_words(report: pb.NodeReport) -> None:
+    for finding in report.findings:
+        if len(finding.code) > MAX_WORD or len(finding.subject) > MAX_WORD:
+            finding.code = finding.code[:MAX_WORD]
+            finding.subject = finding.subject[:MAX_WORD]
+
+
+def _most_parts(report: pb.NodeReport) -> int:
+    return max(
+        len(report.gpus),
+        len(report.npus),
+        len(report.rdma_ports),
+        len(report.sources),
+        len(report.host.disks),
+    )
 
 
 def _ack(sequence: int, refused: str) -> bytes:

@@ -1,11 +1,12 @@
 """The garbage collector looks at the fleet once, and not again while it stays the same."""
 
+import asyncio
 import gc
 from collections.abc import Iterator
 
 import pytest
 
-from aggregator.collector import THAW_SECONDS, Collector
+from aggregator.collector import THAW_SECONDS, YOUNG_OBJECTS, Collector
 
 
 @pytest.fixture(autouse=True)
@@ -57,3 +58,13 @@ def test_cycles_among_what_was_frozen_are_found_after_an_hour() -> None:
     collector.look(0), collector.look(1)
     assert not collector.look(THAW_SECONDS)
     assert collector.look(THAW_SECONDS + 1)
+
+
+async def test_young_objects_are_looked_through_more_rarely_for_as_long_as_it_runs() -> None:
+    before = gc.get_threshold()
+    task = asyncio.create_task(Collector(lambda: 0).run())
+    await asyncio.sleep(0)
+    assert gc.get_threshold() == (max(before[0], YOUNG_OBJECTS), *before[1:])
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert gc.get_threshold() == before
