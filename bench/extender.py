@@ -2,10 +2,10 @@
 
 A real aggregator process on one core, 5,000 streams that bring 2,000 reports a second from another process, and one
 connection that is kept open and asks as kube-scheduler does, one pod after the other. Pods come at a fixed rate, whether or
-not the one before has its answer: what a pod waits counts from when it came. The extender has a port and a thread of its own
-(``scheduler_listen``), and so has the floor: the same HTTP server in a process that decodes the request, encodes a reply
-and does nothing between, asked by the same client in turns: once with nothing else to do, once while it takes (and drops)
-the same reports.
+not the one before has its answer: what a pod waits counts from when it came. The extender is a process of its own (``scheduler_listen``) on
+the same core as the aggregator, and so is the floor: the same HTTP server, which decodes the request, encodes a number for every name
+and does nothing between, asked by the same client in turns: once with nothing else on its core, once beside a process that takes (and
+drops) the same reports.
 """
 
 import asyncio
@@ -148,12 +148,15 @@ def training_pod(number: int, gpus: int) -> dict[str, Any]:
 async def main() -> dict[str, bool]:
     """Measure, print, and say which aims were met."""
     with tempfile.TemporaryDirectory() as folder:
-        async with _aggregator(Path(folder)) as ours, _child("floor", core=SERVER_CORE) as floor:
-            line = (await _line(floor)).split()
-            floor_ports = int(line[0]), int(line[1])
-            idle = await _turns("floor, idle", floor_ports[0])
-            async with _reports(floor_ports[1]) as rates:
-                busy = await _turns("floor, with reports", floor_ports[0])
+        async with (
+            _aggregator(Path(folder)) as ours,
+            _child("floor", core=SERVER_CORE) as floor,
+            _child("drop", core=SERVER_CORE) as drop,
+        ):
+            floor_port, drop_port = int(await _line(floor)), int(await _line(drop))
+            idle = await _turns("floor, idle", floor_port)
+            async with _reports(drop_port) as rates:
+                busy = await _turns("floor, with reports", floor_port)
                 floor_rate = median(rates)
             async with _reports(ours[1]) as rates:
                 mine = await _turns("aggregator, with reports", ours[0])

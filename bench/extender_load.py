@@ -1,7 +1,8 @@
-"""What stands beside the extender while it is measured: a fleet that reports, and the floor. Each is a process.
+"""What stands beside the extender while it is measured: a fleet that reports, and the floor. Each is a process, until its stdin ends.
 
-``python -m bench.extender_load CORE reports PORT NODES RATE``  agents' streams to an aggregator, until stdin ends
-``python -m bench.extender_load CORE floor``                 a server that decodes, encodes, and does nothing between
+``python -m bench.extender_load CORE reports PORT NODES RATE``  agents' streams to an aggregator
+``python -m bench.extender_load CORE floor``                 the extender's own server, which decodes, encodes every name, and does nothing between
+``python -m bench.extender_load CORE drop``                  takes reports, and does not read them
 """
 
 import asyncio
@@ -15,11 +16,9 @@ from typing import Any
 import grpc
 import grpc.aio
 import msgspec
-from aiohttp import web
-from aiohttp.typedefs import Handler
 
-from aggregator.feeds.extender import PRIORITIZE_PATH
-from aggregator.feeds.extender_server import ExtenderServer
+from aggregator.feeds.extender import MAX_BODY_BYTES, PRIORITIZE_PATH
+from aggregator.feeds.extender_http import Reply, Server
 from aggregator.intake import Intake, IntakeServer, trust_claim
 from aggregator.stats import AggregatorStats
 from bench.fleet import healthy_report
@@ -55,18 +54,22 @@ def keep_to_core(core: int) -> None:
 
 
 async def answer_nothing() -> None:
-    """Serve ``prioritize`` by decoding and encoding alone, and take reports without reading them."""
+    """Serve ``prioritize`` by decoding and encoding alone: all of the request, and a number for every name."""
     decode = msgspec.json.Decoder(_Request).decode
     encode = msgspec.json.Encoder().encode
 
-    async def prioritize(request: web.Request) -> web.Response:
-        asked = decode(await request.read())
-        body = encode([_Host(name, 5) for name in asked.node_names])
-        return web.Response(body=body, content_type="application/json")
+    def prioritize(path: str, body: bytes | bytearray | None, reply: Reply) -> None:
+        asked = decode(body or b"")
+        reply(encode([_Host(name, 5) for name in asked.node_names]))
 
-    server = ExtenderServer(_Routes(prioritize), "127.0.0.1:0")
-    serving = asyncio.create_task(server.run())
-    await server.started.wait()
+    server = Server(prioritize, [PRIORITIZE_PATH], max_body_bytes=MAX_BODY_BYTES)
+    listening = await asyncio.get_running_loop().create_server(server.accept, "127.0.0.1", 0)
+    print(listening.sockets[0].getsockname()[1], flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+
+
+async def drop_reports() -> None:
+    """Take reports without reading them."""
     intake = Intake(
         accept=lambda message: None,
         gone=lambda node: None,
@@ -75,21 +78,8 @@ async def answer_nothing() -> None:
         stats=AggregatorStats(),
     )
     async with IntakeServer(intake, "127.0.0.1:0") as reports:
-        print(server.port, reports.port, flush=True)
+        print(reports.port, flush=True)
         await asyncio.to_thread(sys.stdin.read)
-    serving.cancel()
-    await asyncio.wait([serving])
-
-
-class _Routes:
-    """What ``ExtenderServer`` serves, in place of an extender."""
-
-    def __init__(self, prioritize: Handler) -> None:
-        self._prioritize = prioritize
-
-    def routes(self) -> list[web.RouteDef]:
-        """The one verb that is measured."""
-        return [web.post(PRIORITIZE_PATH, self._prioritize)]
 
 
 class Streams:
@@ -200,5 +190,7 @@ if __name__ == "__main__":
     configure_logging("error", "text")
     if sys.argv[2] == "floor":
         asyncio.run(answer_nothing())
+    elif sys.argv[2] == "drop":
+        asyncio.run(drop_reports())
     else:
         asyncio.run(report_for(int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5])))

@@ -1,6 +1,7 @@
 """The least that any extender costs: every request gets the same bytes, unread, all nodes equal. A process of its own.
 
-``python -m bench.extender_noop NODES`` prints its port and serves until stdin ends.
+``python -m bench.extender_noop NODES`` prints two ports and serves until stdin ends: on the first each node gets a number, on the
+second none does, which says the same in two bytes.
 """
 
 import asyncio
@@ -46,7 +47,15 @@ def node_names(count: int) -> list[str]:
 
 def reply_for(nodes: int) -> bytes:
     """A whole answer to ``prioritize``: the same score for every node."""
-    body = msgspec.json.encode([{"Host": name, "Score": 50} for name in node_names(nodes)])
+    return _reply(msgspec.json.encode([{"Host": name, "Score": 50} for name in node_names(nodes)]))
+
+
+def empty_reply() -> bytes:
+    """An answer that names no node: all are equal."""
+    return _reply(b"[]")
+
+
+def _reply(body: bytes) -> bytes:
     head = (
         f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
@@ -55,9 +64,13 @@ def reply_for(nodes: int) -> bytes:
 
 async def main() -> None:
     """Serve until stdin ends."""
-    reply = reply_for(int(sys.argv[1]))
-    server = await asyncio.get_running_loop().create_server(lambda: Noop(reply), "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
+    loop = asyncio.get_running_loop()
+    whole, empty = reply_for(int(sys.argv[1])), empty_reply()
+    servers = [
+        await loop.create_server(lambda: Noop(whole), "127.0.0.1", 0),
+        await loop.create_server(lambda: Noop(empty), "127.0.0.1", 0),
+    ]
+    print(*(server.sockets[0].getsockname()[1] for server in servers), flush=True)
     await asyncio.to_thread(sys.stdin.read)
 
 

@@ -1,4 +1,10 @@
-"""The kube-scheduler extender: ``filter`` and ``prioritize`` over scores made beforehand.
+"""The kube-scheduler extender: ``filter`` and ``prioritize`` over scores made beforehand. Pure: bytes in, bytes out.
+
+How many hosts a ``prioritize`` reply names: all, up to ``FULL_NAMES`` of them, with numbers 0..``scale``. Of more hosts it names
+those alone whose number is not the commonest one, with the difference to it, which may be negative. For kube-scheduler a host that is
+left out has 0, and it adds ``Score · weight · 10`` to a total in which only differences count (``prioritizeNodes`` in its
+pkg/scheduler/schedule_one.go), so that the ranking is the same. Decoding a number for every host costs it more than all its other
+work on a pod where the fleet is large.
 
 What is answered when something is missing or broken, and why:
 
@@ -8,7 +14,8 @@ What is answered when something is missing or broken, and why:
   (no ``managedResources``), all its nodes pass, and those with CPU to spare beside their GPUs come first; one that asks for
   nothing at all has one score everywhere.
 * A pod whose wish cannot be told as so and so many devices (MIG, several vendors, resource claims, odd amounts) is
-  passed over, with the reason counted: its nodes are ranked by what a typical pod would find there.
+  passed over, with the reason counted: its nodes are ranked by what a typical pod would find there. So is a pod of which the
+  scores are not at hand (``late``).
 * A request of which the node names can be read, but not the pod, is answered as if for a pod without a GPU.
 * A request of which not even the names can be read gets HTTP 200: ``filter`` says so in ``Error``,
   which is the protocol's own way. The scheduler then does what its owner chose with ``ignorable``, and the
@@ -21,34 +28,44 @@ What is answered when something is missing or broken, and why:
 The scheduler hides an extender's errors, so they are counted here.
 """
 
-import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
-from aiohttp import web
 
+from aggregator.feeds.extender_board import Board
+from aggregator.feeds.extender_counts import ExtenderCounters
 from aggregator.feeds.extender_pod import Wish, wish_of
-from aggregator.feeds.extender_scale import DEFAULT_SCALE, favour, spread
-from aggregator.scores.book import ScoreBook
+from aggregator.feeds.extender_scale import DEFAULT_SCALE, favour, favourite, short, spread
+from aggregator.scores.ailing import lacks_healthy_devices
 from aggregator.scores.model import (
-    HEALTHY,
     NEUTRAL_SCORE,
-    SICK,
     STALE_AFTER_SECONDS,
     UNKNOWN,
     Ints,
     no_prize_for_silence,
 )
-from aggregator.scores.table import Places
-from aggregator.scores.terms import lacks_healthy_devices
+from aggregator.scores.terms import Newcomer
+
+Verb = Literal["filter", "prioritize"]
 
 FILTER_PATH = "/scheduler/filter"
 PRIORITIZE_PATH = "/scheduler/prioritize"
+VERBS: dict[str, Verb] = {FILTER_PATH: "filter", PRIORITIZE_PATH: "prioritize"}
+"""By path."""
 
 MAX_BODY_BYTES = 64 << 20
 """Room for about 4,000 full Node objects; 5,000 bare names need 0.2 MiB."""
+
+LARGE_BODY_BYTES, MAX_PARTS = 2 << 20, 2_000_000
+"""A larger body may not have more commas: each part of it costs up to a hundred bytes. 4,000 full Node objects have 1.5 million."""
+
+MAX_POD_BYTES = 1 << 20
+"""Of one Pod object. etcd takes no more than 1.5 MiB; the parts of a larger one would be looked at for seconds."""
+
+FULL_NAMES = 100
+"""Hosts up to which all are told: what a person asks by hand reads as people expect."""
 
 MAX_ERROR_CHARACTERS = 300
 
@@ -56,40 +73,10 @@ DOUBTED_NODES = 5
 DOUBTED_SHARE = 0.2
 """Of the fleet: when more than both are sick and not quarantined, ``filter`` refuses quarantined nodes alone."""
 
+LATE = "late"
+"""Why a pod was passed over: its scores were not at hand."""
+
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-
-
-class _Tally(Protocol):
-    def add(self, key: str, amount: int = 1) -> None:
-        """Count it."""
-
-
-class _Histogram(Protocol):
-    def observe(self, value: float) -> None:
-        """Count one value, in seconds."""
-
-
-class ExtenderCounters(Protocol):
-    """The counters kept here; plain numbers that the exporter reads."""
-
-    @property
-    def extender_requests(self) -> _Tally:
-        """Asked, by verb: ``filter``, ``prioritize``."""
-
-    @property
-    def extender_answers(self) -> _Tally:
-        """Answered, by what the answer rests on: ``pod``, ``node``, ``not-ours``, ``stale``, ``unreadable``."""
-
-    @property
-    def extender_passed_over(self) -> _Tally:
-        """Pods that could not be scored by their own wish, by reason."""
-
-    @property
-    def extender_seconds(self) -> _Histogram:
-        """From the body read to the reply made."""
-
-    extender_unknown_nodes_total: int
-    extender_errors_total: int
 
 
 class _NodeList(msgspec.Struct):
@@ -129,40 +116,44 @@ class _FilterReply(msgspec.Struct, rename="pascal", omit_defaults=True):
     error: str = ""
 
 
-class _Asked(msgspec.Struct, frozen=True):
+class Question(msgspec.Struct, frozen=True, kw_only=True):
     """One request, understood."""
 
-    names: list[str]
-    nodes: list[msgspec.Raw] | None
+    verb: Verb
+    names: list[str] = []
+    nodes: list[msgspec.Raw] | None = None
     """The full objects, one per name, where the scheduler sent those."""
-    wish: Wish
+    wish: Wish = Wish()
+    unreadable: str = ""
+    """Why it could not be read; empty: it could."""
+
+    @property
+    def needs(self) -> Newcomer | None:
+        """The pod whose scores the answer rests on; ``None``: it needs none."""
+        return self.wish.pod if self.verb == "prioritize" and self.names else None
 
 
 class Extender:
-    """Answers the scheduler. Everything but reading the body is a lookup.
+    """Answers the scheduler; everything is a lookup.
 
     Args:
-        book: the scores.
-        counters: what is counted, kept by the caller.
-        clock: Unix time, the book's own.
+        board: the scores.
+        counters: what is counted, kept by the caller; how long an answer took, the caller counts.
+        clock: Unix time, the board's own.
         scale: the best number that a node can get; the scheduler multiplies it by ten times our weight.
-        stale_after_seconds: how old the book may be.
-        leading: whether agents report to this process. Where they do not, the connection is closed after each answer: a
-            scheduler would else keep the one it has and never ask the new leader.
+        stale_after_seconds: how old the scores may be.
     """
 
     def __init__(
         self,
-        book: ScoreBook,
+        board: Board,
         counters: ExtenderCounters,
         *,
         clock: Callable[[], float],
         scale: int = DEFAULT_SCALE,
         stale_after_seconds: float = STALE_AFTER_SECONDS,
-        leading: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._leading = leading
-        self._book = book
+        self._board = board
         self._counters = counters
         self._clock = clock
         self._scale = scale
@@ -172,74 +163,68 @@ class Extender:
         self._decode_node = msgspec.json.Decoder(_Node).decode
         self._encode = msgspec.json.Encoder().encode
 
-    def routes(self) -> list[web.RouteDef]:
-        """The two verbs, as the scheduler's configuration names them."""
-        return [web.post(FILTER_PATH, self._filter), web.post(PRIORITIZE_PATH, self._prioritize)]
-
-    async def _filter(self, request: web.Request) -> web.Response:
-        return self._reply(self.answer_filter(await _body(request)))
-
-    async def _prioritize(self, request: web.Request) -> web.Response:
-        return self._reply(self.answer_prioritize(await _body(request)))
-
-    def _reply(self, body: bytes) -> web.Response:
-        response = web.Response(body=body, content_type="application/json")
-        if not self._leading():
-            response.force_close()
-        return response
-
     def answer_filter(self, body: bytes | None) -> bytes:
         """The reply to one ``filter`` request; ``None`` stands for one that was too large to take."""
-        return self._answer("filter", body, self._filtered, _unread)
+        return self.reply(self.read("filter", body))
 
     def answer_prioritize(self, body: bytes | None) -> bytes:
         """The reply to one ``prioritize`` request; ``None`` as above."""
-        return self._answer("prioritize", body, self._prioritized, lambda words: [])
+        return self.reply(self.read("prioritize", body))
 
-    def _answer(
-        self,
-        verb: str,
-        body: bytes | None,
-        answer: Callable[[_Asked], object],
-        unread: Callable[[str], object],
-    ) -> bytes:
-        started = time.perf_counter()
+    def read(self, verb: Verb, body: bytes | bytearray | None) -> Question:
+        """One request, as far as it can be understood; ``None`` as above."""
         self._counters.extender_requests.add(verb)
+        if body is None:
+            return Question(verb=verb, unreadable="it is larger than this server takes")
+        if len(body) > LARGE_BODY_BYTES and body.count(b",") > MAX_PARTS:
+            return Question(verb=verb, unreadable="it has more parts than this server takes")
         try:
-            reply = answer(self._understand(body))
+            return self._understand(verb, body)
         except _UNREADABLE as error:
+            return Question(verb=verb, unreadable=str(error)[:MAX_ERROR_CHARACTERS])
+
+    def reply(self, question: Question) -> bytes:
+        """The answer, as of now."""
+        if question.unreadable:
             self._counters.extender_errors_total += 1
             self._counters.extender_answers.add("unreadable")
-            reply = unread(str(error)[:MAX_ERROR_CHARACTERS])
-        encoded = self._encode(reply)
-        self._counters.extender_seconds.observe(time.perf_counter() - started)
-        return encoded
+            if question.verb == "prioritize":
+                return b"[]"
+            words = f"fleetmedic cannot read this request: {question.unreadable}"
+            return self._encode(_FilterReply(error=words))
+        if question.verb == "prioritize":
+            return self._encode(self._prioritized(question))
+        return self._encode(self._filtered(question))
 
-    def _prioritized(self, asked: _Asked) -> list[_Host]:
-        """One whole number per host that was named."""
+    def _prioritized(self, asked: Question) -> list[_Host]:
+        """A whole number for each host that is told."""
+        names, whole = asked.names, len(asked.names) <= FULL_NAMES
         if not self._speaks(asked):
-            return [_Host(name, NEUTRAL_SCORE * self._scale // 1000) for name in asked.names]
-        rows = self._book.places(asked.names)
+            number = NEUTRAL_SCORE * self._scale // 1000
+            return [_Host(name, number) for name in names] if whole else []
+        numbers = self._numbers(asked)
+        if not whole:
+            told, numbers = short(numbers)
+            names = [names[place] for place in told.tolist()]
+        return list(map(_Host, names, numbers.tolist()))
+
+    def _numbers(self, asked: Question) -> Ints:
+        """By place among the names, 0..``scale``."""
+        board = self._board
+        rows = board.places(asked.names)
         self._counters.extender_unknown_nodes_total += int(np.count_nonzero(rows < 0))
-        verdicts = np.where(rows < 0, UNKNOWN, self._book.table.verdicts[rows])
+        verdicts = np.where(rows < 0, UNKNOWN, board.verdicts[rows])
         scores = no_prize_for_silence(self._scores(asked.wish)[rows], verdicts)
         numbers = spread(scores, self._scale)
-        if len(rows) and (chosen := self._favourite(rows, scores)) is not None:
-            numbers = favour(numbers, chosen, self._scale)
-        return list(map(_Host, asked.names, numbers.tolist()))
-
-    def _favourite(self, rows: Places, scores: Ints) -> int | None:
-        """The place of the node that is filled first, where several healthy ones are the best; ``None``: there is one, or none is."""
-        best = np.flatnonzero(scores == scores.max())
-        if len(best) < 2:
-            return None
-        healthy = best[(rows[best] >= 0) & (self._book.table.verdicts[rows[best]] == HEALTHY)]
-        return int(healthy[np.argmin(rows[healthy])]) if len(healthy) else None
+        if len(rows) and (chosen := favourite(rows, scores, verdicts)) is not None:
+            return favour(numbers, chosen, self._scale)
+        return numbers
 
     def _scores(self, wish: Wish) -> Ints:
-        return self._book.generic if wish.pod is None else self._book.array(wish.pod)
+        scores = None if wish.pod is None else self._board.array(wish.pod)
+        return self._board.generic if scores is None else scores
 
-    def _filtered(self, asked: _Asked) -> _FilterReply:
+    def _filtered(self, asked: Question) -> _FilterReply:
         """The nodes that may take the pod, and why the others may not."""
         judged = self._speaks(asked) and asked.wish.ours
         refused, lacking = self._refused(asked) if judged else ({}, {})
@@ -255,23 +240,20 @@ class Extender:
         ]
         return _FilterReply(None, {"items": kept}, lacking, refused)
 
-    def _refused(self, asked: _Asked) -> tuple[dict[str, str], dict[str, str]]:
+    def _refused(self, asked: Question) -> tuple[dict[str, str], dict[str, str]]:
         """Nodes that no eviction would make better, and nodes that lack healthy devices now; why."""
-        refused, lacking = {}, {}
-        table, known = self._book.table, self._book.scores.get
-        doubted = self._doubted()
-        for name in asked.names:
-            score, row = known(name), table.index.get(name)  # the owner may drop it in between
-            if score is None or row is None:
-                self._counters.extender_unknown_nodes_total += 1
-            elif score.verdict == "sick":
-                if not doubted or self._quarantined(row):
-                    refused[name] = f"fleetmedic: {score.reason}"
-            elif (
-                asked.wish.pod
-                and score.verdict != "unknown"
-                and (why := lacks_healthy_devices(table, asked.wish.pod.shape, row))
-            ):
+        refused: dict[str, str] = {}
+        lacking: dict[str, str] = {}
+        rows = self._board.places(asked.names)
+        self._counters.extender_unknown_nodes_total += int(np.count_nonzero(rows < 0))
+        ailing, doubted = self._board.ailing, self._doubted()
+        for name, row in zip(asked.names, rows.tolist(), strict=True):
+            if (ailment := ailing.get(row)) is None:
+                continue
+            if ailment.reason:
+                if ailment.quarantined or not doubted:
+                    refused[name] = f"fleetmedic: {ailment.reason}"
+            elif asked.wish.pod and (why := lacks_healthy_devices(ailment, asked.wish.pod.shape)):
                 lacking[name] = f"fleetmedic: {why}"
         return refused, lacking
 
@@ -280,59 +262,46 @@ class Extender:
 
         The policy's breaker quarantines none of them then, and a filter that did would leave pods no node at all.
         """
-        sick = np.flatnonzero(self._book.table.verdicts == SICK).tolist()
-        told = sum(not self._quarantined(row) for row in sick)
-        return told > max(DOUBTED_NODES, DOUBTED_SHARE * len(self._book.table))
+        told = sum(
+            bool(each.reason) and not each.quarantined for each in self._board.ailing.values()
+        )
+        return told > max(DOUBTED_NODES, DOUBTED_SHARE * self._board.size)
 
-    def _quarantined(self, row: int) -> bool:
-        facts = self._book.table.facts[row]
-        return facts is not None and facts.standing == "quarantined"
-
-    def _speaks(self, asked: _Asked) -> bool:
+    def _speaks(self, asked: Question) -> bool:
         """Whether the answer tells nodes apart; counts what it rests on."""
-        settled = self._book.settled_seconds
-        if not asked.wish.ours and asked.wish.pod is None:
+        settled, wish = self._board.settled_seconds, asked.wish
+        passed = wish.passed
+        if not wish.ours and wish.pod is None:
             basis = "not-ours"
-        elif settled is None or not self._clock() - settled <= self._stale_after_seconds:
+        elif settled is None or not abs(self._clock() - settled) <= self._stale_after_seconds:
             basis = "stale"
         else:
-            basis = "node" if asked.wish.pod is None else "pod"
-            if asked.wish.passed:
-                self._counters.extender_passed_over.add(asked.wish.passed)
+            if asked.needs is not None and self._board.array(asked.needs) is None:
+                passed = LATE
+            basis = "node" if wish.pod is None or passed else "pod"
+            if passed:
+                self._counters.extender_passed_over.add(passed)
         self._counters.extender_answers.add(basis)
         return basis in ("node", "pod")
 
-    def _understand(self, body: bytes | None) -> _Asked:
-        if body is None:
-            raise msgspec.DecodeError("it is larger than this server takes")
+    def _understand(self, verb: Verb, body: bytes | bytearray) -> Question:
         request = self._decode(body)
         wish = self._wish(bytes(request.upper_pod) or bytes(request.lower_pod))
         listed = request.upper_names or request.camel_names or request.lower_names
         full = request.upper_nodes or request.lower_nodes
         if listed is not None or full is None or full.items is None:
-            return _Asked(listed or [], None, wish)
+            return Question(verb=verb, names=listed or [], wish=wish)
         found = [self._decode_node(node).metadata.name for node in full.items]
-        return _Asked(found, full.items, wish)
+        return Question(verb=verb, names=found, nodes=full.items, wish=wish)
 
     def _wish(self, pod: bytes) -> Wish:
         if pod in (b"", b"null"):
             return Wish()
         try:
-            wish = wish_of(self._decode_pod(pod))
+            wish = wish_of(self._decode_pod(pod)) if len(pod) <= MAX_POD_BYTES else None
         except _UNREADABLE:
             wish = None
         if wish is None:
             self._counters.extender_errors_total += 1
             return Wish()
         return wish
-
-
-def _unread(words: str) -> _FilterReply:
-    return _FilterReply(error=f"fleetmedic cannot read this request: {words}")
-
-
-async def _body(request: web.Request) -> bytes | None:
-    try:
-        return await request.read()
-    except web.HTTPRequestEntityTooLarge:
-        return None

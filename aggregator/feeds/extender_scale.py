@@ -8,11 +8,15 @@ A sick node alone gets 0.
 Of several best nodes one, always the same, gets a number more. The scheduler would choose among equals at random, and a
 burst of pods, each ranked before we saw where the one before went, would open a node each. So they go to one node until the
 scheduler itself finds it full.
+
+Of many hosts only those are told that differ from the commonest number, by that difference: a host that a reply leaves out
+counts as 0 for the scheduler, and only differences decide. So the reply says the same in fewer words, and some of them are negative.
 """
 
 import numpy as np
 
-from aggregator.scores.model import MAX_SCORE, Ints
+from aggregator.scores.model import HEALTHY, MAX_SCORE, Ints
+from aggregator.scores.table import Places, filling_order
 
 MAX_SCALE = 1000
 DEFAULT_SCALE = 100
@@ -35,6 +39,24 @@ def spread(scores: Ints, scale: int = DEFAULT_SCALE) -> Ints:
     return _numbers(levels, scale)[scores]
 
 
+def favourite(rows: Places, scores: Ints, verdicts: Ints) -> int | None:
+    """The place of the node that is filled first, where several healthy ones are the best.
+
+    Args:
+        rows: shape (n,), of the nodes that are compared; n > 0.
+        scores: shape (n,).
+        verdicts: shape (n,), places in ``model.VERDICTS``.
+
+    Returns:
+        ``None``: one alone is the best, or no healthy one is.
+    """
+    best = np.flatnonzero(scores == scores.max())
+    if len(best) < 2:
+        return None
+    healthy = best[verdicts[best] == HEALTHY]
+    return int(healthy[np.argmin(filling_order(rows[healthy]))]) if len(healthy) else None
+
+
 def favour(numbers: Ints, chosen: int, scale: int = DEFAULT_SCALE) -> Ints:
     """The same numbers, one of the best of them larger than its equals, where there is room for that.
 
@@ -51,6 +73,22 @@ def favour(numbers: Ints, chosen: int, scale: int = DEFAULT_SCALE) -> Ints:
         found[numbers == best] = best - 1
         found[chosen] = best
     return found
+
+
+def short(numbers: Ints) -> tuple[Ints, Ints]:
+    """The same ranking in few words.
+
+    Args:
+        numbers: shape (n,), whole numbers from 0.
+
+    Returns:
+        The places of those that differ from the commonest number, and by how much; both of shape (m,), m < n where there is any.
+    """
+    if not len(numbers):
+        return numbers, numbers
+    differences = numbers - int(np.bincount(numbers).argmax())
+    told = np.flatnonzero(differences)
+    return told, differences[told]
 
 
 def _numbers(levels: Ints, scale: int) -> Ints:

@@ -48,6 +48,10 @@ _ACCELERATOR = re.compile(r"gpu|mig-|npu|mlu|gaudi|dcu|tpu|ascend|neuron", re.IG
 """Of a resource name after its domain: one of these is an accelerator, ours to read or not."""
 
 
+MAX_NAME = 317
+"""Characters of a resource's name: a domain of 253, a slash, 63 more. None that is longer can be on a node, or is kept here."""
+
+
 class Devices(msgspec.Struct, frozen=True, kw_only=True):
     """A pod's wish for devices."""
 
@@ -69,7 +73,11 @@ def devices_of(amounts: Mapping[str, int], annotations: Mapping[str, Any]) -> De
         amounts: all that it asks for, in billionths, by resource.
         annotations: of the pod.
     """
-    asked = {name: amount for name, amount in amounts.items() if amount and _is_device(name)}
+    asked = {
+        name: amount
+        for name, amount in amounts.items()
+        if amount and len(name) <= MAX_NAME and _is_device(name)
+    }
     if not asked:
         return Devices()
     ways = {_way(name) for name in asked}

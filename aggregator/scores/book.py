@@ -13,19 +13,19 @@ health and use decide (``model.by_use``).
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.scores import terms as term
-from aggregator.scores.guard import guarded
+from aggregator.scores.ailing import Ailment
 from aggregator.scores.model import (
     HEALTHY,
     NEUTRAL_SCORE,
+    Codes,
     Floats,
     Ints,
     Judgement,
@@ -65,28 +65,24 @@ class _Kept(msgspec.Struct):
 
 
 class ScoreBook:
-    """Takes in what is known, gives out scores. One owner, who takes in; others may ask, where there is a guard.
+    """Takes in what is known, gives out scores. One owner: one thread takes in and asks.
 
     Args:
         terms: the weights.
         packing: the weights inside the packing term.
-        guard: a lock that one thread may take twice; none where one thread does all.
     """
 
     def __init__(
-        self,
-        terms: ScoreTerms | None = None,
-        packing: PackingTerms | None = None,
-        *,
-        guard: AbstractContextManager[Any] | None = None,
+        self, terms: ScoreTerms | None = None, packing: PackingTerms | None = None
     ) -> None:
-        self.guard: AbstractContextManager[Any] = guard or nullcontext()
         self.weights = terms or ScoreTerms()
         self.table = NodeTable()
         self.scores: dict[str, NodeScore] = {}
         """By node, without a pod in hand, as of the newest ``settle``."""
         self.settled_seconds: float | None = None
         """Unix time of the newest ``settle``."""
+        self.version = 0
+        """Another number whenever anything was taken in or settled."""
         self.assumed = True
         """Whether the typical pods are an assumption, since none were seen."""
         self._packing_terms = packing
@@ -109,6 +105,11 @@ class ScoreBook:
         self._furnish_all()
 
     @property
+    def size(self) -> int:
+        """Nodes that are known."""
+        return len(self.table)
+
+    @property
     def terms(self) -> Sequence[tuple[Term, float]]:
         """All terms with their weights."""
         return [(each, float(getattr(self.weights, each.name))) for each in self._terms]
@@ -117,6 +118,16 @@ class ScoreBook:
     def most_common(self) -> Newcomer | None:
         """The pod that comes most often; ``None``: that is not known."""
         return self._common[0][0] if self._common else None
+
+    @property
+    def verdicts(self) -> Codes:
+        """By row; to be read only."""
+        return self.table.verdicts
+
+    @property
+    def ailing(self) -> Mapping[int, Ailment]:
+        """By row, what is wrong there."""
+        return self.table.ailing
 
     @property
     def packing(self) -> Packing:
@@ -128,15 +139,14 @@ class ScoreBook:
         self._terms.append(added)
         self._forget_arrays()
 
-    @guarded
     def take_health(self, facts: NodeFacts, judged: Judgement) -> None:
         """What is known of one node's health now."""
         row = self._row(facts.name)
+        self.version += 1
         if self.table.take(row, facts, judged):
             self._changes.append(row)
         self._words_due.add(row)
 
-    @guarded
     def take_room(self, name: str, room: NodeRoom | None) -> None:
         """What is left on one node now; ``None``: nothing is known of it. Without any device, neither."""
         if room is not None and not room.gpus:
@@ -145,22 +155,22 @@ class ScoreBook:
             return
         row = self._row(name)
         if self.table.furnish(row, room):
+            self.version += 1
             self._place(row, room)
             self._changes.append(row)
             self._words_due.add(row)
 
-    @guarded
     def drop(self, name: str) -> None:
         """A node is gone."""
         row = self.table.drop(name)
         if row is not None:
+            self.version += 1
             self._place(row, None)
             self._changes.append(row)
             self._generic[row] = NEUTRAL_SCORE
             self.scores.pop(name, None)
             self._words_due.discard(row)
 
-    @guarded
     def learn(self, typical: Typical, *, assumed: bool = False) -> None:
         """Another histogram of typical pods.
 
@@ -178,12 +188,10 @@ class ScoreBook:
             (Newcomer(shape=typical.shapes[n]), float(typical.weights[n])) for n in asking
         )
 
-    @guarded
     def used(self, names: Sequence[str]) -> None:
         """The measured use of these nodes changed."""
         self._changes += [self.table.index[name] for name in names if name in self.table.index]
 
-    @guarded
     def partly_used(self) -> list[str]:
         """Nodes with a device that is free in part."""
         free = self.table.free
@@ -196,18 +204,14 @@ class ScoreBook:
             pass
 
     def settling(self, now: float) -> Iterator[None]:
-        """As ``settle``, in steps.
-
-        The words follow outside the guard: they are for people, only the owner writes them, and for 2,000 nodes that
-        reported they take 10 ms, for which a scheduler would wait.
-        """
+        """As ``settle``, in steps: the words, which are for people, take 10 ms for 2,000 nodes that reported."""
         for row in self._bring_up_to_date():
             if self.table.judged[row] is not None:
                 self.scores[self.table.names[row]] = self._told_of(row)
             yield
         self.settled_seconds = now
+        self.version += 1
 
-    @guarded
     def _bring_up_to_date(self) -> set[int]:
         """The arrays; the rows of which the words are to be written anew."""
         if self._changes and self._keep_whole.recount() and self.weights.keep_whole:
@@ -230,7 +234,6 @@ class ScoreBook:
         found = map(self.table.index.get, names, itertools.repeat(-1))
         return np.fromiter(found, dtype=np.int64, count=len(names))
 
-    @guarded
     def array(self, pod: Newcomer) -> Ints:
         """The scores for a pod by row, and one more at the end: that of unknown nodes."""
         kept = self._kept.pop(pod, None)
@@ -248,7 +251,6 @@ class ScoreBook:
         """The scores without a pod in hand by row, and one more at the end; as of the newest ``settle``."""
         return self._generic
 
-    @guarded
     def values(self, pod: Newcomer, rows: Places) -> Floats:
         """The value of the terms for a pod on some nodes; 0 where it does not fit by our books."""
         found = term.combine(
@@ -258,7 +260,6 @@ class ScoreBook:
             found[~self.table.unfurnished()[rows] & ~self.fits(pod, rows)] = 0.0
         return found
 
-    @guarded
     def fits(self, pod: Newcomer, rows: Places) -> NDArray[np.bool_]:
         """Whether a pod fits each of these nodes, by our books."""
         return self._packing.fits(pod.shape)[rows]
@@ -266,16 +267,14 @@ class ScoreBook:
     @contextmanager
     def as_if(self, name: str, room: NodeRoom | None) -> Iterator[None]:
         """With another room on one node, for as long as it takes to look."""
-        with self.guard:
-            row = self.table.index.get(name)
-            before = self.table.rooms[row] if row is not None else None
-            self.take_room(name, room)
-            try:
-                yield
-            finally:
-                self.take_room(name, before)
+        row = self.table.index.get(name)
+        before = self.table.rooms[row] if row is not None else None
+        self.take_room(name, room)
+        try:
+            yield
+        finally:
+            self.take_room(name, before)
 
-    @guarded
     def _value(self, shape: PodShape) -> Floats:
         """The packing model's value by row; NaN where no room is known."""
         value = self._packing.value(shape)

@@ -23,6 +23,8 @@ _SUFFIXES |= {
     for name, power in zip("numkMGTPE", (-3, -2, -1, 1, 2, 3, 4, 5, 6), strict=True)
 }
 _SUFFIXES |= {f"{name}i": Fraction(1024) ** (power + 1) for power, name in enumerate("KMGTPE")}
+_LONGEST = 90
+"""Characters that ``_FORM`` can match; longer texts are not kept, which a client could fill memory with."""
 _LARGEST = 2**63 - 1
 """What Kubernetes caps a quantity at."""
 
@@ -30,7 +32,7 @@ _LARGEST = 2**63 - 1
 def parse_nano(value: Any) -> int | None:
     """The amount in billionths, at most 2⁶³-1 whole ones either way; ``None`` where this is no quantity."""
     if isinstance(value, str):
-        return _parse(value)
+        return _parse(value) if len(value) <= _LONGEST else None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if isinstance(value, int) and abs(value) > _LARGEST:

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregator.scores.ailing import Ailment
 from aggregator.scores.model import (
     NEUTRAL_SCORE,
+    SICK,
     UNKNOWN,
     VERDICTS,
     Codes,
@@ -26,6 +28,17 @@ DEVICES = 16
 
 Places = NDArray[np.int64]
 """Rows of nodes in the arrays."""
+
+_SCATTER = 2_654_435_761
+"""Odd and without pattern: rows times this, cut to 32 bits, stand in an order that has nothing to do with kind or rack."""
+
+
+def filling_order(rows: Places) -> Places:
+    """Of nodes that are equally good, the one with the smallest number is filled first.
+
+    Rows stand in the order in which nodes came, like nodes side by side; filling by that costs 0.05 % of all GPUs (docs/packing.md).
+    """
+    return rows * _SCATTER % 2**32
 
 
 class NodeTable:
@@ -51,6 +64,8 @@ class NodeTable:
         self.ports_total = np.zeros(capacity, dtype=np.int64)
         self.kinds = np.zeros(capacity, dtype=np.int64)
         """Nodes of one number have the same devices: resource name and model."""
+        self.ailing: dict[int, Ailment] = {}
+        """By row, what is wrong; nodes that may take any pod have no entry."""
         self._bare: NDArray[np.bool_] = np.ones(capacity, dtype=np.bool_)
         self._kind_numbers: dict[tuple[str, str], int] = {}
         self._vacant = list(range(capacity - 1, -1, -1))
@@ -82,6 +97,8 @@ class NodeTable:
         before, verdict = self.facts[row], self.judged[row]
         self.facts[row], self.judged[row] = facts, judged
         self.by_health[row] = by_use(facts, judged).score
+        self.verdicts[row] = VERDICTS.index(judged.verdict)
+        self._examine(row)
         same = (
             before is not None
             and verdict is not None
@@ -92,7 +109,6 @@ class NodeTable:
         )
         if same:
             return False
-        self.verdicts[row] = VERDICTS.index(judged.verdict)
         total = facts.ports_total
         self.ports_total[row] = total or 0
         self.ports_share[row] = np.nan if total is None else facts.ports_up / max(1, total)
@@ -114,6 +130,7 @@ class NodeTable:
             self.free[row, : len(devices)] = devices
             kind = (room.resource, room.model)
             self.kinds[row] = self._kind_numbers.setdefault(kind, len(self._kind_numbers))
+        self._examine(row)
         self._neighbourhoods(row)
         return True
 
@@ -129,6 +146,7 @@ class NodeTable:
         self.ports_share[row] = np.nan
         self.ports_total[row] = 0
         self._bare[row] = True
+        self.ailing.pop(row, None)
         self._vacant.append(row)
         return row
 
@@ -149,6 +167,25 @@ class NodeTable:
             (devices >= WHOLE) | ~there  # a sick device is no capacity, and does not spoil the rest
         ).all(axis=1)
         return clear
+
+    def _examine(self, row: int) -> None:
+        """Note anew what is wrong with a node."""
+        facts, judged, room = self.facts[row], self.judged[row], self.rooms[row]
+        sick = bool(self.verdicts[row] == SICK)
+        impaired = room if room is not None and any(room.sick) else None
+        if not sick and impaired is None:
+            self.ailing.pop(row, None)
+            return
+        free = self.free[row]
+        self.ailing[row] = Ailment(
+            reason=judged.reason if sick and judged is not None else "",
+            quarantined=facts is not None and facts.standing == "quarantined",
+            devices=len(impaired.gpus) if impaired else 0,
+            sick_devices=sum(impaired.sick) if impaired else 0,
+            free_milli=tuple(free[free >= 0].tolist()) if impaired else (),
+            guessed=impaired is not None and impaired.guessed,
+            silent=bool(self.verdicts[row] == UNKNOWN),
+        )
 
     def _neighbourhoods(self, row: int) -> None:
         """They count only where report and books speak of the same devices."""

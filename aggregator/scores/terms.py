@@ -374,20 +374,3 @@ def free_words(table: NodeTable, row: int) -> str:
 
 def _nothing(rows: Places) -> Floats:
     return np.full(len(rows), np.nan)
-
-
-def lacks_healthy_devices(table: NodeTable, shape: PodShape, row: int) -> str:
-    """Why a node cannot give a pod devices that are healthy, where that is sure; empty: it can, or it is not sure.
-
-    Only where a device is sick: what else is taken the scheduler counts better than we do.
-    """
-    room = table.rooms[row]
-    if room is None or not shape.gpu_count or not any(room.sick):
-        return ""
-    healthy = len(room.gpus) - sum(room.sick)
-    if healthy < shape.gpu_count:
-        return f"{healthy} of its {len(room.gpus)} devices are healthy, the pod needs {shape.gpu_count}"
-    free = int((table.free[row] >= max(1, shape.gpu_milli)).sum())
-    if not room.guessed and free < shape.gpu_count:
-        return f"{free} healthy devices have room, the pod needs {shape.gpu_count}; the others are sick or taken"
-    return ""

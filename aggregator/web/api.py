@@ -8,8 +8,10 @@ from pathlib import Path
 from aiohttp import web
 
 from aggregator.feeds.extender import Extender
+from aggregator.feeds.extender_routes import extender_routes
 from aggregator.web.broadcast import Broadcaster, current_summary
 from aggregator.web.deps import WebDeps
+from aggregator.web.door import door
 from aggregator.web.explained import Explained
 from aggregator.web.replies import json_reply as _json
 from aggregator.web.replies import no_such_node
@@ -47,7 +49,10 @@ def create_app(deps: WebDeps, feeds: Sequence[web.RouteDef] = ()) -> web.Applica
     """The application; its one task lives from start-up to clean-up. ``feeds`` are served beside it."""
     rows = RowBook(deps)
     broadcaster = Broadcaster(deps, rows)
-    app = web.Application(middlewares=[_errors_as_json], client_max_size=deps.max_body_bytes)
+    guards = [door(deps.refusal)] if deps.refusal is not None else []
+    app = web.Application(
+        middlewares=[_errors_as_json, *guards], client_max_size=deps.max_body_bytes
+    )
     app[BROADCASTER] = broadcaster
     api = Api(deps, rows)
     app.add_routes(
@@ -69,7 +74,7 @@ def create_app(deps: WebDeps, feeds: Sequence[web.RouteDef] = ()) -> web.Applica
                 EventStream(deps, rows, broadcaster).handle,
                 allow_head=False,  # it would be answered with a body, for ever
             ),
-            *_extender(deps).routes(),
+            *_extender(deps),
             *feeds,
         ]
     )
@@ -79,15 +84,15 @@ def create_app(deps: WebDeps, feeds: Sequence[web.RouteDef] = ()) -> web.Applica
     return app
 
 
-def _extender(deps: WebDeps) -> Extender:
-    return Extender(
+def _extender(deps: WebDeps) -> list[web.RouteDef]:
+    extender = Extender(
         deps.book,
         deps.stats,
         clock=deps.clock,
         scale=deps.extender_scale,
         stale_after_seconds=deps.stale_after_seconds,
-        leading=deps.leading,
     )
+    return extender_routes(extender, deps.stats, leading=deps.leading)
 
 
 class Api:

@@ -3,7 +3,9 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from aggregator.feeds.extender import MAX_BODY_BYTES, ExtenderCounters
+from aggregator.cluster.readers import Refusal
+from aggregator.feeds.extender import MAX_BODY_BYTES
+from aggregator.feeds.extender_counts import ExtenderCounters
 from aggregator.feeds.extender_scale import DEFAULT_SCALE
 from aggregator.fleet import Fleet, NodeState
 from aggregator.journal import Journal
@@ -53,6 +55,8 @@ class WebDeps:
     plan: Callable[[str, Sequence[str]], Awaitable[Mapping[str, object]]] | None = None
     """(node, devices) → what a drain would do now; no device: of the whole node. Reads the cluster, writes nothing.
     Raises ``WorkloadError`` where it cannot be read. ``None``: there is no cluster to read."""
+    refusal: Callable[[str], Awaitable[Refusal | None]] | None = None
+    """Bearer token → why its bearer may not read ``/api/``; ``None``: whoever reaches the port may."""
     pool_of: Callable[[ClusterNode | None, NodeState | None], str] = pool_shown
     stale_after_seconds: float = STALE_AFTER_SECONDS
     max_body_bytes: int = MAX_BODY_BYTES

@@ -18,6 +18,7 @@ import msgspec
 
 from bench.fleet import Agents, healthy_report, side_by_side
 from tests.controlplane.manifests import gpu_node, gpu_pod, is_ready
+from tests.controlplane.process import Process, free_port
 from tests.controlplane.sandbox import LABEL
 from tests.e2e.rig import Rig
 
@@ -33,6 +34,8 @@ POOL = "fleetmedic.test/pool"
 PARALLEL = 16
 DEADLINE_S = 60.0
 LOOK_S = 0.05
+COUNTED_S = 0.5
+"""By then what the extender's process counted has come home."""
 SHIPPED_TIMEOUT_S = 0.2
 PATIENT_TIMEOUT_S = 2.0
 """What the scheduler waits for us at most where the answer counts: a machine that runs many tests is slow."""
@@ -105,7 +108,21 @@ class SchedulerRig:
         self.rig = rig
         self.plane, self.sandbox = rig.plane, rig.sandbox
         self.bindings = Bindings(rig.plane, rig.sandbox.namespace)
-        self._agents: dict[str, Agents] = {}
+        self._port = 0
+        """Of the extender in its own process; 0: there is none, and the main port serves it."""
+
+    async def start_aggregator(self, **settings: str) -> Process:
+        """Start an aggregator that serves the scheduler, as it is shipped, on a port of its own."""
+        self._port = self._port or free_port()
+        listen = f"127.0.0.1:{self._port}"
+        return await self.rig.start_aggregator(scheduler_listen=listen, **settings)
+
+    async def numbers(self, names: Sequence[str], *, gpus: int) -> dict[str, int]:
+        """What the scheduler would be told of these nodes now, for such a pod."""
+        asked = {"Pod": gpu_pod("asks", gpus=gpus), "NodeNames": list(names)}
+        url = f"http://127.0.0.1:{self._port}/scheduler/prioritize"
+        async with aiohttp.ClientSession() as session, session.post(url, json=asked) as response:
+            return {each["Host"]: each["Score"] for each in await response.json()}
 
     async def nodes(self, stem: str, count: int) -> list[str]:
         """New nodes in a pool of this name, usable by the scheduler; without agents yet."""
@@ -179,6 +196,7 @@ class SchedulerRig:
     async def prioritized(self) -> float:
         """How many times the scheduler asked for an order so far, by a page rendered after now."""
         series = "fleetmedic_aggregator_rendered_time_seconds"
+        await asyncio.sleep(COUNTED_S)
         now = time.time()
         async with asyncio.timeout(DEADLINE_S):
             while await self.rig.metric(series) <= now:
@@ -193,6 +211,8 @@ class SchedulerRig:
         # Else 104 of 300 nodes would be offered, and the best place would mostly not be among them.
         config.setdefault("percentageOfNodesToScore", 100)
         for extender in config["extenders"]:
+            if self._port:
+                extender["urlPrefix"] = f"http://127.0.0.1:{self._port}/scheduler"
             extender["httpTimeout"] = f"{timeout_s:g}s"
             if not refuse:
                 extender.pop("filterVerb", None)

@@ -12,8 +12,10 @@ import signal
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
+from aggregator.feeds.extender import FULL_NAMES
 from tests.e2e.scheduler_rig import SHIPPED_TIMEOUT_S, scheduler_rig
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ async def test_small_pods_fill_nodes_that_are_in_use_and_leave_whole_nodes_to_la
     full, begun, empty = names[:20], names[20:30], names[30:]
     await scheduling.occupy(full, gpus=8)  # large pods are usual here: the model has seen them
     await scheduling.occupy(begun, gpus=1, pods=4)
-    await scheduling.rig.start_aggregator(**JUDGES_ONLY)
+    await scheduling.start_aggregator(**JUDGES_ONLY)
     async with (
         scheduling.reporting(names),
         scheduling.plane.scheduler_with(scheduling.config(refuse=True)),
@@ -75,7 +77,7 @@ async def test_a_sick_node_gets_no_pod_and_a_node_without_an_agent_does(
     silent = await scheduling.nodes("silent", 1)
     alone = await scheduling.nodes("alone", 1)
     sick = [names[0], *alone]
-    await scheduling.rig.start_aggregator(**JUDGES_ONLY)
+    await scheduling.start_aggregator(**JUDGES_ONLY)
     async with (
         scheduling.reporting([*names, *alone]) as agents,
         scheduling.plane.scheduler_with(scheduling.config(refuse=True)),
@@ -98,23 +100,27 @@ async def test_a_sick_node_gets_no_pod_and_a_node_without_an_agent_does(
 async def test_without_the_filter_a_sick_node_is_the_last_to_be_taken(
     scheduling: SchedulerRig,
 ) -> None:
-    names = await scheduling.nodes("gpu", 4)
+    """Of so many nodes only differences are told, and that of a sick one is negative."""
+    names = await scheduling.nodes("gpu", FULL_NAMES + 10)
     silent = await scheduling.nodes("silent", 2)
-    sick = names[0]
-    await scheduling.rig.start_aggregator(**JUDGES_ONLY)
+    begun, sick = names[1], names[0]
+    await scheduling.occupy([begun], gpus=1)
+    await scheduling.start_aggregator(**JUDGES_ONLY)
     async with (
         scheduling.reporting(names) as agents,
         scheduling.plane.scheduler_with(scheduling.config(refuse=False)),
     ):
         agents.break_down([sick])
         await scheduling.judged([sick], {"sick"})
-        order = [
-            node
-            for number in range(6)
-            for node in await scheduling.placed(f"whole-{number}", 1, gpus=8)
-        ]
-    assert order[-1] == sick, order
-    assert set(order[:-1]) == {*names[1:], *silent}
+        told = await scheduling.numbers(names, gpus=1)
+        assert told[sick] < min([0, *(n for name, n in told.items() if name != sick)])
+        assert len(told) < len(names)
+
+        seven = await scheduling.placed("one-by-one", 7, gpus=1)
+        assert set(seven) == {begun}, "what is begun is filled up"
+        rest = await scheduling.placed("whole", len(names) - 2 + len(silent), gpus=8)
+        assert set(rest) == {*names[2:], *silent}
+        assert await scheduling.placed("last", 1, gpus=8) == [sick]
 
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hangs"])
@@ -125,14 +131,16 @@ async def test_when_the_aggregator_is_gone_scheduling_goes_on_at_once_and_neutra
     full, begun = names[:20], names[20:30]
     await scheduling.occupy(full, gpus=8)
     await scheduling.occupy(begun, gpus=1)
-    process = await scheduling.rig.start_aggregator(**JUDGES_ONLY)
+    process = await scheduling.start_aggregator(**JUDGES_ONLY)
     assert process.pid is not None
     config = scheduling.config(refuse=True, timeout_s=SHIPPED_TIMEOUT_S)
     async with scheduling.reporting(names), scheduling.plane.scheduler_with(config):
         stream = asyncio.create_task(scheduling.one_by_one("during", 20))
         await scheduling.bindings.of([f"during-{7:03d}"])
+        whole = [process.pid, *(each.pid for each in psutil.Process(process.pid).children())]
         if sign is signal.SIGSTOP:
-            os.kill(process.pid, sign)
+            for pid in whole:
+                os.kill(pid, sign)
         else:
             await scheduling.rig.kill_aggregator(sign)
         assert max(await stream) < SHIPPED_TIMEOUT_S * CALLS + SLACK_S
@@ -141,9 +149,10 @@ async def test_when_the_aggregator_is_gone_scheduling_goes_on_at_once_and_neutra
         )  # where, is the scheduler's own affair
 
         if sign is signal.SIGSTOP:
-            os.kill(process.pid, signal.SIGCONT)
+            for pid in whole:
+                os.kill(pid, signal.SIGCONT)
         else:
-            await scheduling.rig.start_aggregator(**JUDGES_ONLY)
+            await scheduling.start_aggregator(**JUDGES_ONLY)
         await scheduling.judged(names, {"healthy"})
         used = set(scheduling.bindings.node_of.values())
         assert set(await scheduling.placed("after", 10, gpus=1)) <= used, "it ranks again"

@@ -4,7 +4,7 @@ import asyncio
 
 import msgspec
 
-from bench.extender_noop import Noop, node_names, reply_for
+from bench.extender_noop import Noop, empty_reply, node_names, reply_for
 
 REQUEST = b"POST /scheduler/prioritize HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nnull"
 
@@ -26,6 +26,7 @@ def test_every_node_gets_the_same_score() -> None:
     assert [each["Host"] for each in hosts] == node_names(3)
     assert len({each["Score"] for each in hosts}) == 1
     assert f"Content-Length: {len(body)}".encode() in head
+    assert empty_reply().endswith(b"Content-Length: 2\r\n\r\n[]")
 
 
 def test_a_request_is_answered_once_all_of_it_is_there() -> None:

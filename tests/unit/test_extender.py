@@ -1,5 +1,6 @@
 """The scheduler extender over real HTTP: the protocol's corners, and that nothing breaks it."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,15 +12,27 @@ from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.feeds.extender import FILTER_PATH, PRIORITIZE_PATH, Extender
+from aggregator.feeds import extender_routes as extender_routes_module
+from aggregator.feeds.extender import (
+    FILTER_PATH,
+    MAX_PARTS,
+    MAX_POD_BYTES,
+    PRIORITIZE_PATH,
+    Extender,
+)
 from aggregator.feeds.extender_pod import coarse
+from aggregator.feeds.extender_routes import extender_routes
 from aggregator.feeds.extender_scale import favour, spread
+from aggregator.scores import accelerators, quantity
 from aggregator.scores.book import ScoreBook
+from aggregator.scores.placed import placed_pod
+from aggregator.scores.typical import Typical
 from aggregator.scores.values import PodShape
 from aggregator.stats import AggregatorStats
 from contract.vocabulary import Severity
 from tests.score_builders import NOW, book_of, facts, put, room
 
+USUAL = Typical.of({PodShape(cpu_milli=32_000, gpu_count=8, gpu_milli=1000): 1.0})
 GPU_POD = {"spec": {"containers": [{"resources": {"limits": {"nvidia.com/gpu": "8"}}}]}}
 CPU_POD = {"spec": {"containers": [{"resources": {"requests": {"cpu": "4"}}}]}}
 
@@ -58,7 +71,7 @@ def stats() -> AggregatorStats:
 @pytest.fixture
 async def client(stats: AggregatorStats) -> AsyncIterator[Client]:
     app = web.Application(client_max_size=100_000)
-    app.add_routes(extender(book(), stats).routes())
+    app.add_routes(extender_routes(extender(book(), stats), stats))
     async with TestClient(TestServer(app)) as client:
         yield client
 
@@ -109,6 +122,25 @@ async def test_full_nodes_come_back_as_they_were_sent(client: Client) -> None:
     assert "NodeNames" not in reply
     scores = await ask(client, PRIORITIZE_PATH, body)
     assert [each["Score"] for each in scores] == RANKED
+
+
+async def test_bodies_that_are_sent_slowly_cannot_fill_memory(
+    client: Client, stats: AggregatorStats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extender_routes_module, "MAX_HELD_BYTES", 1_000)
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+    writer.write(f"POST {FILTER_PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n".encode())
+    writer.write(b" " * 898)
+    while "larger" not in (await ask(client, FILTER_PATH, {"NodeNames": ["a" * 200]})).get(
+        "Error", ""
+    ):
+        await asyncio.sleep(0.01)
+    assert await ask(client, FILTER_PATH, {"NodeNames": ["a"]})
+    writer.write(b"{}")
+    assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+    found = await ask(client, FILTER_PATH, {"NodeNames": ["a" * 200]})
+    assert found["NodeNames"] == ["a" * 200]
 
 
 @pytest.mark.parametrize("spelling", ["NodeNames", "nodeNames", "nodenames"])
@@ -262,9 +294,11 @@ async def test_a_pod_without_a_gpu_goes_where_cpu_is_to_spare_beside_the_gpus(
     stats: AggregatorStats,
 ) -> None:
     known = book_of(
-        room("gpus-free", [1000] * 8, cpu_milli=96_000, cpu_free_milli=48_000),
-        room("gpus-taken", [0] * 8, cpu_milli=96_000, cpu_free_milli=48_000),
+        room("gpus-free", [1000] * 8, cpu_milli=96_000, cpu_free_milli=34_000),
+        room("gpus-taken", [0] * 8, cpu_milli=96_000, cpu_free_milli=34_000),
     )
+    known.learn(USUAL)
+    known.settle(NOW)
     names = ["gpus-free", "gpus-taken"]
     body = json.dumps({"Pod": CPU_POD, "NodeNames": names}).encode()
     told = {
@@ -303,6 +337,40 @@ def prioritized(known: ScoreBook, names: list[str], **changes: Any) -> dict[str,
     return {each["Host"]: each["Score"] for each in reply}
 
 
+@pytest.mark.parametrize(
+    ("pod", "names", "words"),
+    [
+        (b"{}", b",".join([b'""'] * (MAX_PARTS + 2)), "more parts"),
+        (b'{"spec":{"containers":[' + b",".join([b"{}"] * (MAX_POD_BYTES // 3)) + b"]}}", b'"a"', ""),
+        (b'{"metadata":{"name":"' + b"x" * MAX_POD_BYTES + b'"}}', b'"a"', ""),
+    ],
+    ids=["names", "containers", "name"],
+)  # fmt: skip
+def test_one_request_cannot_take_all_time_or_memory(pod: bytes, names: bytes, words: str) -> None:
+    stats = AggregatorStats()
+    asked = extender(book(), stats)
+    found = asked.read("filter", b'{"Pod":' + pod + b',"NodeNames":[' + names + b"]}")
+    assert words in found.unreadable
+    assert bool(found.unreadable) is bool(words)
+    assert len(found.names) == (0 if words else 1)
+    asked.reply(found)
+    assert stats.extender_errors_total == 1
+
+
+def test_nothing_that_a_client_makes_up_is_kept() -> None:
+    before = [each.cache_info().currsize for each in (quantity._parse, accelerators._is_device)]
+    for number in range(10):
+        pod = gpu_pod(**{"nvidia.com/gpu": f"{number}" * 200, f"a/gpu-{number}" + "x" * 400: "1"})
+        placed_pod(pod)
+    after = [each.cache_info().currsize for each in (quantity._parse, accelerators._is_device)]
+    assert [late - early <= 2 for early, late in zip(before, after, strict=True)] == [True, True]
+
+
+def test_scores_from_a_time_that_has_not_come_are_not_trusted_either() -> None:
+    """The clock was set back while nobody renewed them."""
+    assert prioritized(book(), NAMES, clock=lambda: NOW - 31) == dict.fromkeys(NAMES, 50)
+
+
 def test_scores_that_nobody_renews_are_not_trusted() -> None:
     names = ["full", "sick"]
     assert prioritized(book(), names, clock=lambda: NOW + 30) == {"full": 95, "sick": 0}
@@ -323,27 +391,6 @@ def test_a_node_that_does_not_fit_by_our_books_is_low_and_not_zero() -> None:
     known = book_of(room("taken", [0] * 8), room("free", [1000] * 8))
     found = prioritized(known, ["taken", "free"])
     assert 0 < found["taken"] < found["free"]
-
-
-def test_filter_names_a_node_whose_healthy_devices_are_too_few() -> None:
-    sick = (True,) + (False,) * 7
-    known = book_of(room("seven", [0] + [1000] * 7, sick=sick), room("eight", [1000] * 8))
-    body = json.dumps({"Pod": GPU_POD, "NodeNames": ["seven", "eight"]}).encode()
-    assert json.loads(extender(known, AggregatorStats()).answer_filter(body)) == {
-        "NodeNames": ["eight"],
-        "FailedNodes": {"seven": "fleetmedic: 7 of its 8 devices are healthy, the pod needs 8"},
-    }
-
-
-def test_filter_refuses_nothing_on_a_guess() -> None:
-    """One device is sick, two are needed and one is free: who sits where is guessed."""
-    left = room("n", [0, 1000, 0], sick=(True, False, False), guessed=True)
-    pod = gpu_pod(**{"nvidia.com/gpu": "2"})
-    body = json.dumps({"Pod": pod, "NodeNames": ["n"]}).encode()
-    known = book_of(left)
-    assert json.loads(extender(known, AggregatorStats()).answer_filter(body)) == {
-        "NodeNames": ["n"]
-    }
 
 
 @given(st.lists(st.integers(0, 1000), max_size=60), st.integers(1, 1000))
@@ -369,9 +416,16 @@ def test_equals_are_filled_one_after_the_other_whatever_the_order_of_the_questio
     for name in ("first", "second", "third"):
         put(known, facts(name, use_ratio=0.5))
     known.settle(NOW)
-    asked = ["third", "first", "second", "stranger"]
-    assert prioritized(known, asked) == {"first": 76, "second": 75, "third": 75, "stranger": 50}
-    assert prioritized(known, ["third", "second"]) == {"third": 75, "second": 76}
+    equals = ["third", "first", "second"]
+    found = prioritized(known, [*equals, "stranger"])
+    assert sorted(found.values()) == [50, 75, 75, 76]
+    assert found.pop("stranger") == 50
+    filled = max(found, key=lambda name: found[name])
+    for again in (sorted(equals), equals[::-1]):
+        assert prioritized(known, again) == found
+    rest = [name for name in equals if name != filled]
+    assert prioritized(known, rest) == prioritized(known, rest[::-1])
+    assert sorted(prioritized(known, rest).values()) == [75, 76]
 
 
 def test_nodes_alike_are_all_but_equal_and_never_quite() -> None:

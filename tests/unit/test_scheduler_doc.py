@@ -7,6 +7,7 @@ import msgspec
 import yaml
 
 from aggregator.exporter import EXTENDER, EXTENDER_ANSWERS, EXTENDER_PASSED, EXTENDER_SECONDS
+from aggregator.feeds.extender import LATE
 from aggregator.feeds.extender_pod import REASONS
 from aggregator.scores.terms import ScoreTerms
 
@@ -39,7 +40,7 @@ def test_every_term_stands_there_with_its_weight() -> None:
 def test_every_metric_and_every_reason_that_it_names_exists() -> None:
     for metric in (EXTENDER, EXTENDER_ANSWERS, EXTENDER_PASSED, EXTENDER_SECONDS):
         assert f"`{metric.name}" in PAGE
-    reasons = {label for _, label in REASONS} | {"odd-amount"}
+    reasons = {label for _, label in REASONS} | {"odd-amount", LATE}
     named = re.search(r"by their own wish: (.*?) …", PAGE)
     assert named is not None
     assert set(re.findall(r"`([\w-]+)`", named[1])) <= reasons

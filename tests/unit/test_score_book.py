@@ -1,7 +1,7 @@
 """The score of a pod on a node: what its terms mean, that the book stays true while things change, and that no nonsense leaves."""
 
 import math
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from aggregator.scores.model import (
     VERDICTS,
     grade,
     grades,
+    judge,
 )
 from aggregator.scores.terms import Newcomer, ScoreTerms
 from aggregator.scores.typical import Typical, TypicalPods
@@ -357,20 +358,27 @@ def test_the_verdict_codes_are_the_names_in_order() -> None:
     assert (VERDICTS[HEALTHY], VERDICTS[UNKNOWN]) == ("healthy", "unknown")
 
 
-def test_a_scheduler_does_not_wait_for_the_words() -> None:
+def test_the_words_are_written_node_by_node_and_others_have_their_turn_between() -> None:
     book = ScoreBook()
-    held = 0
+    for name in ("a", "b", "c"):
+        put(book, facts(name), room(name, [1000] * 8))
+    written = [len(book.scores) for _ in book.settling(NOW)]
+    assert written == [1, 2, 3]
 
-    class Guard(AbstractContextManager[None]):
-        def __enter__(self) -> None:
-            nonlocal held
-            held += 1
 
-        def __exit__(self, *error: object) -> None:
-            nonlocal held
-            held -= 1
-
-    book.guard = Guard()
-    put(book, facts("b"), room("b", [1000] * 8))
-    assert [held for _ in book.settling(NOW)] == [0]
-    assert "b" in book.scores
+def test_its_version_tells_whether_anything_was_taken_in() -> None:
+    book = ScoreBook()
+    put(book, facts("a"), room("a", [1000] * 8))
+    seen = book.version
+    book.take_room("a", room("a", [1000] * 8))
+    assert book.version == seen
+    changes: tuple[Callable[[], None], ...] = (
+        lambda: book.take_room("a", room("a", [0] * 8)),
+        lambda: book.take_health(facts("a", use_ratio=0.5), judge(facts("a"), NOW, 30.0)),
+        lambda: book.drop("a"),
+        lambda: book.settle(NOW),
+    )
+    for change in changes:
+        seen = book.version
+        change()
+        assert book.version != seen

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from aggregator.cluster import PodChange
 from aggregator.feed_settings import FeedSettings
 from aggregator.feeds.extender import FILTER_PATH, PRIORITIZE_PATH, Extender
+from aggregator.feeds.extender_routes import extender_routes
 from aggregator.policy.model import ClusterNode, ClusterView, NodeCapacity
 from aggregator.scores.book import ScoreBook
 from aggregator.scores.device_facts import DeviceFacts
@@ -220,11 +221,9 @@ def test_a_bad_release_that_cries_on_every_node_leaves_pods_a_place_to_go() -> N
 @pytest.mark.parametrize("leading", [True, False])
 async def test_a_replica_that_does_not_lead_sends_the_scheduler_elsewhere(leading: bool) -> None:
     """kube-scheduler keeps its connections; through the Service only a new one reaches the leader."""
-    app = web.Application()
-    extender = Extender(
-        fleet([([1000], {}, 4)]), AggregatorStats(), clock=lambda: NOW, leading=lambda: leading
-    )
-    app.add_routes(extender.routes())
+    app, stats = web.Application(), AggregatorStats()
+    extender = Extender(fleet([([1000], {}, 4)]), stats, clock=lambda: NOW)
+    app.add_routes(extender_routes(extender, stats, leading=lambda: leading))
     async with TestClient(TestServer(app)) as client:
         for path in (PRIORITIZE_PATH, FILTER_PATH):
             reply = await client.post(path, json={"Pod": GPU_POD, "NodeNames": ["n0"]})

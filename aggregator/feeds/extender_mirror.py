@@ -1,0 +1,92 @@
+"""A copy of the scores in the process that answers the scheduler, kept true by what it is told. Pure."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from aggregator.feeds.extender_frames import Update, changed
+from aggregator.scores.ailing import Ailment
+from aggregator.scores.model import NEUTRAL_SCORE, UNKNOWN, Codes, Ints
+from aggregator.scores.table import Places
+from aggregator.scores.terms import Newcomer
+
+
+class Mirror:
+    """A ``Board`` that is told everything. Until it is told anything it knows no node, and its scores are stale."""
+
+    def __init__(self) -> None:
+        self.settled_seconds: float | None = None
+        self.leading = False
+        """Whether agents report to the process that tells us."""
+        self.verdicts: Codes = np.full(1, UNKNOWN, dtype=np.int8)
+        self.generic: Ints = np.full(1, NEUTRAL_SCORE, dtype=np.int64)
+        self._names: dict[int, str] = {}
+        self._index: dict[str, int] = {}
+        self._ailing: dict[int, Ailment] = {}
+        self._scores: dict[Newcomer, Ints] = {}
+
+    @property
+    def size(self) -> int:
+        """Nodes that are known."""
+        return len(self._index)
+
+    @property
+    def ailing(self) -> Mapping[int, Ailment]:
+        """By row, what is wrong there."""
+        return self._ailing
+
+    @property
+    def pods(self) -> Sequence[Newcomer]:
+        """Those of which the scores are here."""
+        return tuple(self._scores)
+
+    def places(self, names: Sequence[str]) -> Places:
+        """The row of each of these nodes; -1: not known."""
+        found = map(self._index.get, names, itertools.repeat(-1))
+        return np.fromiter(found, dtype=np.int64, count=len(names))
+
+    def array(self, pod: Newcomer) -> Ints | None:
+        """The scores for a pod by row, and one more for an unknown node; ``None``: they are not here."""
+        return self._scores.get(pod)
+
+    def apply(self, update: Update) -> None:
+        """Take in what became another.
+
+        Raises:
+            ValueError: it does not fit to what was told before.
+        """
+        self._rename(update.names)
+        for row, ailment in update.ailing.items():
+            if ailment is None:
+                self._ailing.pop(row, None)
+            else:
+                self._ailing[row] = ailment
+        if update.verdicts is not None:
+            verdicts = changed(self.verdicts.astype(np.int64), update.verdicts)
+            self.verdicts = verdicts.astype(np.int8)
+        if update.generic is not None:
+            self.generic = changed(self.generic, update.generic)
+            self._scores = {
+                pod: scores
+                for pod, scores in self._scores.items()
+                if len(scores) == len(self.generic)  # of others it has no number for the new rows
+            }
+        for pod in update.dropped:
+            self._scores.pop(pod, None)
+        if update.scores is not None:
+            pod, change = update.scores
+            self._scores[pod] = changed(self._scores.get(pod), change)
+        if update.settled_seconds is not None:
+            self.settled_seconds = update.settled_seconds
+        if update.leading is not None:
+            self.leading = update.leading
+
+    def _rename(self, names: Mapping[int, str]) -> None:
+        for row in names:
+            if (old := self._names.pop(row, "")) and self._index.get(old) == row:
+                del self._index[old]
+        for row, name in names.items():
+            if name:
+                self._names[row] = name
+                self._index[name] = row

@@ -1,0 +1,119 @@
+"""One HTTP/1.1 request as a scheduler sends it: its head, and how its body is framed. Pure, and strict.
+
+What can be read in two ways is refused (RFC 9112): two lengths, a length beside chunks, folded or malformed headers.
+"""
+
+import re
+from http import HTTPStatus
+
+MAX_HEADERS = 64
+
+MAX_CHUNK_LINES = 40_000
+"""Of one body, two for each chunk: chunks of one byte cost two seconds per MiB."""
+
+_REQUEST_LINE = re.compile(rb"([A-Z]{1,16}) (/[!-~]{0,1000}) HTTP/1\.([01])")
+_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_VALUE = re.compile(rb"[\t -~\x80-\xff]*")
+_LENGTH = re.compile(rb"[0-9]{1,15}")
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[\t -~\x80-\xff]*)?")
+_SINGLE = (b"content-length", b"transfer-encoding", b"host", b"expect")
+"""Headers of which a second one contradicts the first."""
+
+
+class RefusedError(Exception):
+    """A request that is not taken."""
+
+    def __init__(self, status: HTTPStatus, words: str) -> None:
+        super().__init__(words)
+        self.status = status
+
+
+class Request:
+    """One request; its head is read when it is made, its body grows.
+
+    Raises:
+        RefusedError: its head cannot be taken.
+    """
+
+    def __init__(self, head: bytes) -> None:
+        first, *lines = head.split(b"\r\n")
+        found = _REQUEST_LINE.fullmatch(first)
+        if found is None:
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "this is no HTTP/1.1 request")
+        self.method = found[1].decode()
+        self.path = found[2].decode().partition("?")[0]
+        self.body = bytearray()
+        self.kept = True
+        """Whether the body is not too large so far."""
+        self.between = False
+        """Whether the end of a chunk's line comes next."""
+        self._ended = False
+        self._lines = 0
+        headers = _headers(lines)
+        old = found[3] == b"0"
+        if not old and b"host" not in headers:
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "a request without Host")
+        words = {word.strip() for word in headers.get(b"connection", b"").lower().split(b",")}
+        self.last = old or b"close" in words
+        self.left = _length(headers)
+        """Of the body, or of the chunk that is being read."""
+        self.chunked = _is_chunked(headers, old=old)
+        expected = headers.get(b"expect", b"").lower()
+        if expected not in (b"", b"100-continue"):
+            raise RefusedError(HTTPStatus.EXPECTATION_FAILED, "only 100-continue is expected here")
+        self.expects = bool(expected) and not old
+
+    def take_chunk_line(self, line: bytes) -> bool:
+        """A line outside of the chunks; whether it is the last one."""
+        self._lines += 1
+        if self._lines > MAX_CHUNK_LINES:
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "the body comes in too many chunks")
+        if self.between:
+            if line:
+                raise RefusedError(HTTPStatus.BAD_REQUEST, "a chunk is longer than it says")
+            self.between = False
+            return False
+        if self._ended:
+            return not line  # trailers are passed over
+        found = _CHUNK.fullmatch(line)
+        if found is None:
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "a chunk without a length")
+        self.left = int(found[1], 16)
+        self._ended = self.left == 0
+        return False
+
+
+def _headers(lines: list[bytes]) -> dict[bytes, bytes]:
+    """By name in lower case; a name that stands twice, with commas."""
+    if len(lines) > MAX_HEADERS:
+        raise RefusedError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "there are too many headers")
+    headers: dict[bytes, bytes] = {}
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        if not colon or _NAME.fullmatch(name) is None or _VALUE.fullmatch(value) is None:
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "a header cannot be read")
+        name, value = name.lower(), value.strip(b" \t")
+        if name in headers and name in _SINGLE:
+            raise RefusedError(HTTPStatus.BAD_REQUEST, f"{name.decode()} stands there twice")
+        headers[name] = headers[name] + b"," + value if name in headers else value
+    return headers
+
+
+def _length(headers: dict[bytes, bytes]) -> int:
+    text = headers.get(b"content-length")
+    if text is None:
+        return 0
+    if _LENGTH.fullmatch(text) is None:
+        raise RefusedError(HTTPStatus.BAD_REQUEST, "Content-Length is no whole number")
+    return int(text)
+
+
+def _is_chunked(headers: dict[bytes, bytes], *, old: bool) -> bool:
+    coding = headers.get(b"transfer-encoding")
+    if coding is None:
+        return False
+    if old or b"content-length" in headers:
+        raise RefusedError(HTTPStatus.BAD_REQUEST, "Transfer-Encoding beside what contradicts it")
+    if coding.lower() != b"chunked":
+        raise RefusedError(HTTPStatus.NOT_IMPLEMENTED, "the only transfer coding here is chunked")
+    return True
