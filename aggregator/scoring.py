@@ -5,18 +5,22 @@ changes is taken in whenever the cluster says so: the next pod must see the plac
 """
 
 import asyncio
-import threading
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
 
 from aggregator.cluster import ClusterEdge
 from aggregator.fleet import Fleet
 from aggregator.policy.model import ClusterView
+from aggregator.scores.admitted import room_beside_admitted, speaks_for
 from aggregator.scores.book import ScoreBook
 from aggregator.scores.device_facts import device_facts
+from aggregator.scores.failed_pods import PodFailure
+from aggregator.scores.failures import FailureBook, Notice
 from aggregator.scores.inputs import FactBook, Silence, known_nodes, open_incidents
 from aggregator.scores.loads import Loads
 from aggregator.scores.packing import PackingTerms
+from aggregator.scores.placed import PlacedPod
 from aggregator.scores.rooms import RoomBook
 from aggregator.scores.terms import ScoreTerms, Use
 from aggregator.scores.typical import Typical, TypicalPods
@@ -29,6 +33,11 @@ SLICE_SECONDS = 0.001
 READINGS_PER_TICK = 250
 """Nodes whose readings alone are new. With 5,000 nodes each is looked at every twenty seconds, and what is wrong at once; looking at
 each report took a fifth of a core at 2,000 of them a second, which the scheduler's questions waited for."""
+
+FAILURES_SECONDS = 5.0
+"""Between two looks at nodes where pods fail …"""
+FEW_NODES = 50
+"""… of which so many are looked at in the tick after each new failure: a look takes up to 2 ms then."""
 
 SAMPLE_SECONDS = 20.0
 """Between two samples of a node's use: a history is of hours."""
@@ -63,9 +72,13 @@ class Scoring:
         terms: ScoreTerms | None = None,
         packing: PackingTerms | None = None,
     ) -> None:
-        self.book = ScoreBook(terms, packing, guard=threading.RLock())
+        self.book = ScoreBook(terms, packing)
         self.rooms = RoomBook(pods_known=False)
         self.typical = TypicalPods()
+        self.failures = FailureBook()
+        """Nodes that eat pods."""
+        self.tell: Callable[[Notice, float], None] = lambda notice, now: None
+        """Called when one is judged, and when that ends; at this Unix time."""
         self._fleet = fleet
         self._edge = edge
         self._silent_after_seconds = silent_after_seconds
@@ -74,6 +87,9 @@ class Scoring:
         """Nodes whose newest report says something else is wrong than before, or that it no longer is."""
         self._waiting: dict[str, None] = {}
         """Nodes with new readings and no news, the one that waits longest first."""
+        self._failures_looked = -FAILURES_SECONDS
+        self._pods_known_since: float | None = None
+        """Unix time; what was refused before is not judged: who was there then is not known."""
         self._asking_seen = 0
         self._learned_seconds: float | None = None
         self.uses = UseBook()
@@ -111,11 +127,15 @@ class Scoring:
         if view.device_quarantines is not None:  # not known yet: as it was
             self.rooms.set_quarantined(view.device_quarantines)
         names = known_nodes(self._fleet, view)
+        turns = _Turns()
+        await self._take_failures(view, now, turns)
         incidents = open_incidents(view)
         silence = Silence(now, self._silent_after_seconds)
-        turns = _Turns()
         reported = self._due()
-        for name in names:
+        failing = {name: each.reason for name, each in self.failures.judged.items()}
+        for name in self._facts.due(
+            names, self._fleet, view, incidents, silence, reported=reported, failing=failing
+        ):
             looked = self._facts.look(
                 name,
                 self._fleet,
@@ -123,6 +143,7 @@ class Scoring:
                 incidents.get(name),
                 silence,
                 readings=name in reported,
+                failing=failing.get(name, ""),
             )
             if looked is not None:
                 newcomer = name not in self.book.table.index
@@ -141,6 +162,42 @@ class Scoring:
         self._take_use(now)
         for _ in self.book.settling(now):
             await turns.over()
+
+    async def _take_failures(self, view: ClusterView, now: float, turns: "_Turns") -> None:
+        """Pods that failed at once, and which nodes are judged for it."""
+        book = self.failures
+        news = False
+        # Whom a node has taken has to be known before a refusal there is believed.
+        if not self._edge.pods_known:
+            self._pods_known_since = None
+        else:
+            self.take_pods()
+            since = self._pods_known_since = min(self._pods_known_since or now, now)
+            for failure in self._edge.take_pod_failures():
+                if failure.refused_devices and not self._had_room(failure, since):
+                    book.excuse(failure, now)
+                else:
+                    news |= book.take(failure, now)
+        waited = not 0 <= now - self._failures_looked < FAILURES_SECONDS
+        if (news and len(book) <= FEW_NODES) or (book and waited):
+            self._failures_looked = now
+            nodes = sum(each.gpu_capacity > 0 for each in view.nodes.values())
+            for _ in book.looking(now, nodes, self._pods_that_speak):
+                await turns.over()
+            for notice in book.take_notices():
+                self.tell(notice, now)
+
+    def _had_room(self, failure: PodFailure, since: float) -> bool:
+        """Whether a pod was refused though its node had room; else the node was full: a race, or a pod bound past the scheduler."""
+        room, pods = self.rooms.room(failure.node), self.rooms.pods_on(failure.node)
+        wants = failure.refused_devices + failure.left_devices
+        whole_seconds = 1.0  # a time of Kubernetes' has no others
+        recent = failure.at_seconds + whole_seconds >= since
+        return recent and wants <= room_beside_admitted(room, pods)
+
+    def _pods_that_speak(self, node: str) -> list[PlacedPod]:
+        room = self.rooms.room(node)
+        return [each for each in self.rooms.pods_on(node) if speaks_for(each, room)]
 
     def _due(self) -> set[str]:
         """The nodes whose newest report is looked at in this tick: all news, and as many readings as there is time for."""

@@ -6,6 +6,7 @@ fits; ``v`` is the value of the terms for a pod on this node, 0..1::
     quarantined (our taint, or an incident past suspicion)      0                    sick
     a fatal or critical finding, freshly reported               0                    sick
     our taint only asks to avoid the node                       1 + round(98 · v)    degraded, 1..99
+    pods fail there at once (``aggregator.scores.failures``)    1 + round(98 · v)    degraded, 1..99
     no report within ``stale_after_seconds``, or never one      500                  unknown
     a degraded finding, or an open incident in suspicion        1 + round(98 · v)    degraded, 1..99
     the device source fails, so that the hardware is unseen     500                  unknown
@@ -14,7 +15,7 @@ fits; ``v`` is the value of the terms for a pod on this node, 0..1::
 So a suspect node ranks last and is still ordered among its kind. Silence is the middle of the scale: neither
 rewarded nor punished; among the nodes of one question it is not before the best healthy one. A healthy node that the pod does not fit by our books keeps 100, since the books may be
 late and the scheduler's are not. A value that is not a number counts as the middle: no NaN leaves here. What
-Kubernetes knows by itself (our taint) outlives the agent's silence; what only the agent saw does not.
+Kubernetes knows by itself (our taint, failed pods) outlives the agent's silence; what only the agent saw does not.
 
 Without a pod to place and without a histogram of pods (``aggregator.scores.book``) only use is known:
 a healthy node then scores ``500 + floor(500 · use)``, ``use`` being the share of its GPUs in use, so that
@@ -69,6 +70,8 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Code and subject of that finding, for people."""
     received_seconds: float | None = None
     """Unix time of the newest report; ``None`` when there never was one."""
+    failing_reason: str = ""
+    """How pods fail there at once, a clause; empty: they do not."""
     blind_reason: str = ""
     """Why the devices could not be read; empty when they could."""
     use_ratio: float | None = None
@@ -110,7 +113,7 @@ def judge(facts: NodeFacts, now: float, stale_after_seconds: float) -> Judgement
     found = None if silence else _by_findings(facts)
     if found and found.verdict == "sick" and facts.standing != "quarantined":
         return found  # a budget that leaves a node its softer taint makes its fault no smaller
-    return _by_standing(facts) or silence or found or _by_sight(facts)
+    return _by_standing(facts) or found or _by_pods(facts) or silence or _by_sight(facts)
 
 
 def grade(verdict: Verdict, value: float) -> int:
@@ -197,6 +200,11 @@ def _by_findings(facts: NodeFacts) -> Judgement | None:
     if facts.suspect_reason:
         return Judgement("degraded", f"suspect: {facts.suspect_reason}")
     return None
+
+
+def _by_pods(facts: NodeFacts) -> Judgement | None:
+    """What Kubernetes tells: the agent may be silent, or see nothing wrong."""
+    return Judgement("degraded", facts.failing_reason) if facts.failing_reason else None
 
 
 def _by_sight(facts: NodeFacts) -> Judgement:

@@ -4,7 +4,7 @@ Which devices of its node a pod holds is written into its annotations by the sch
 pods only the kubelet knows (``aggregator.scores.device_facts``).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -14,7 +14,8 @@ from aggregator.scores.requests import Ask, ask_of
 from contract.vocabulary import ANNOTATION_PREFIX
 
 Kind = Literal["training", "serving", "unknown"]
-PodPhase = Literal["pending", "running"]
+PodPhase = Literal["pending", "admitted", "running"]
+"""``admitted``: the kubelet took it and holds its devices, and not all its containers run: not yet, or not for long."""
 
 WORKLOAD_LABEL = f"{ANNOTATION_PREFIX}/workload"
 """On a pod: ``training`` or ``serving``; people's word comes before ours."""
@@ -87,10 +88,31 @@ def placed_pod(pod: Mapping[str, Any], *, created_seconds: float = 0.0) -> Place
         kind=_kind(labels, text_of(owner.get("kind"))),
         workload=_workload(text_of(metadata.get("namespace")), labels, owner),
         priority=priority if isinstance(priority, int) else 0,
-        phase="running" if status.get("phase") == "Running" else "pending",
+        phase=_phase(status),
         created_seconds=created_seconds,
         devices=_devices(mapping_of(metadata.get("annotations"))),
     )
+
+
+def _phase(status: Mapping[str, Any]) -> PodPhase:
+    """The kubelet writes ``startTime`` when it takes a pod; a scheduler does not.
+
+    A container that crashes again and again, or cannot be started again, is of a pod that Kubernetes calls ``Running`` all the while.
+    """
+    if status.get("phase") == "Running":
+        return "running" if all(map(_is_up, _containers(status))) else "admitted"
+    return "admitted" if status.get("startTime") else "pending"
+
+
+def _containers(status: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    return dicts_of(status.get("containerStatuses"))
+
+
+def _is_up(container: Mapping[str, Any]) -> bool:
+    """It runs, or ended well."""
+    state = mapping_of(container.get("state"))
+    ended = mapping_of(state.get("terminated"))
+    return "waiting" not in state and not ended.get("exitCode")
 
 
 def _controller(metadata: Mapping[str, Any]) -> Mapping[str, Any]:

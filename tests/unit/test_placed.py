@@ -55,6 +55,32 @@ def test_a_pod_is_kept_by_what_scores_need() -> None:
     )
 
 
+def test_a_pod_that_the_kubelet_took_is_told_from_one_that_is_only_bound() -> None:
+    for status, phase in (
+        ({"phase": "Pending"}, "pending"),
+        ({"phase": "Pending", "startTime": "2026-01-31T23:59:59Z"}, "admitted"),
+        ({"phase": "Running", "startTime": "2026-01-31T23:59:59Z"}, "running"),
+    ):
+        assert placed_pod({"status": status}).phase == phase
+
+
+@pytest.mark.parametrize(
+    ("state", "phase"),
+    [
+        ({"running": {}}, "running"),
+        ({"terminated": {"exitCode": 0}}, "running"),
+        ({"terminated": {"exitCode": 1}}, "admitted"),
+        ({"waiting": {"reason": "CrashLoopBackOff"}}, "admitted"),
+    ],
+)
+def test_a_pod_that_crashes_again_and_again_does_not_run_though_kubernetes_says_so(
+    state: dict[str, object], phase: str
+) -> None:
+    containers = [{"state": {"running": {}}}, {"state": state}]
+    status = {"phase": "Running", "startTime": "2026-01-31T23:59:59Z"}
+    assert placed_pod({"status": status | {"containerStatuses": containers}}).phase == phase
+
+
 class TestWhatItIsFor:
     @pytest.mark.parametrize("kind", ["Job", "PyTorchJob", "MPIJob", "TFJob", "JobSet"])
     def test_jobs_train(self, kind: str) -> None:
@@ -117,7 +143,7 @@ class TestWhichDevices:
 def test_no_pod_whatever_is_in_it_raises(junk: Json) -> None:
     pod = placed_pod(junk)
     assert isinstance(pod.ask, PodShape | Passed)
-    assert pod.phase in ("pending", "running")
+    assert pod.phase in ("pending", "admitted", "running")
 
 
 class TestReports:

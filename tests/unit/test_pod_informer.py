@@ -8,9 +8,16 @@ from contextlib import asynccontextmanager
 
 from aggregator.cluster.client import Json
 from aggregator.cluster.errors import Forbidden
-from aggregator.cluster.pod_informer import STALE_SECONDS, PodInformer
+from aggregator.cluster.pod_informer import (
+    HELD_SECONDS,
+    STALE_SECONDS,
+    FailingPods,
+    PodInformer,
+)
 from aggregator.cluster.reflector import Timings
-from tests.unit.test_cluster_reflector import Listing, Script, Watching, page
+from aggregator.scores.failed_pods import PodFailure
+from tests import pod_failures
+from tests.unit.test_cluster_reflector import Listing, Script, Watching, event, page
 
 
 def pod(name: str, version: int, *, uid: str = "", gpus: int = 1, node: str = "n1") -> Json:
@@ -127,6 +134,97 @@ async def test_a_server_that_was_silent_for_long_is_not_believed_any_more() -> N
         assert informer.known
         clock.now = STALE_SECONDS + 1
         assert (informer.known, informer.trouble) == (False, "the server is silent about pods")
+
+
+def broken(name: str, version: int, *, at: float = 0.0, **status: object) -> Json:
+    """A pod that failed at once, at this time after ``NOW``."""
+    ended = pod_failures.exited(at=pod_failures.NOW + at) | status
+    return pod_failures.pod(name, status=ended, resourceVersion=str(version))
+
+
+async def failures_of(script: Script, *, failures: FailingPods = "by-tenant") -> list[PodFailure]:
+    """What is told until the script ends; the pods that have not failed are told first."""
+    clock = Clock()
+    informer = PodInformer(
+        script,
+        clock=clock,
+        random=lambda: 0.0,
+        timings=Timings(backoff_seconds=0.0),
+        failures=failures,
+        wall=lambda: pod_failures.NOW + 60,
+    )
+    task = asyncio.create_task(informer.run())
+    while script.lists or script.watches:
+        await asyncio.sleep(0)
+    await script.silent.wait()
+    task.cancel()
+    at_once = list(informer.take_failures())
+    assert not any(each.refused_devices for each in at_once)
+    clock.now += HELD_SECONDS
+    return [*at_once, *informer.take_failures()]
+
+
+async def test_pods_that_had_failed_before_are_told_by_their_own_time_if_it_was_lately() -> None:
+    old, new = broken("old", 3, at=-9_999), broken("new", 4, at=-300)
+    told = await failures_of(Script([[page(5)], [page(5, old, new)]], []))
+    assert [(each.pod, each.at_seconds) for each in told] == [
+        ("team-a/new", pod_failures.NOW - 300)
+    ]
+
+
+async def test_pods_that_fail_and_pods_that_cannot_start_are_told_as_they_do() -> None:
+    stuck = pod_failures.pod(
+        "stuck",
+        status=pod_failures.tried_again("RunContainerError", message=pod_failures.NO_SHIM),
+        resourceVersion="7",
+    )
+    watches: list[Watching] = [[event("ADDED", stuck)], [event("ADDED", broken("a", 8))]]
+    told = await failures_of(Script([[page(5)], [page(5)]], watches))
+    assert sorted(each.pod for each in told) == ["team-a/a", "team-a/stuck"]
+
+
+async def test_a_refusal_is_told_with_what_left_the_node_a_moment_before() -> None:
+    """Others that came and went, seen by nobody between two looks; not those that were refused as well."""
+    refused = [
+        pod_failures.pod(name, status=pod_failures.refused(), resourceVersion=version)
+        for name, version in (("b", "8"), ("c", "9"))
+    ]
+    holder = pod("holder", 6, gpus=3)
+    gone: Watching = [
+        event("ADDED", holder),
+        event("DELETED", holder),
+        event("ADDED", pod("elsewhere", 6, gpus=5, node="n2")),
+        event("DELETED", pod("elsewhere", 6, gpus=5, node="n2")),
+        *(event(kind, each | {"status": {}}) for each in refused for kind in ("ADDED", "DELETED")),
+    ]
+    watches: list[Watching] = [gone, [event("ADDED", each) for each in refused]]
+    told = await failures_of(Script([[page(5)], [page(5)]], watches))
+    assert [(each.pod, each.left_devices) for each in told] == [("team-a/b", 3), ("team-a/c", 3)]
+
+
+async def test_switched_off_nobody_asks_for_failed_pods() -> None:
+    script = Script([[page(5)]], [])
+    assert await failures_of(script, failures="off") == []
+    assert script.asked == ["list", "watch 5"]
+
+
+async def test_of_pods_that_have_failed_little_is_kept() -> None:
+    many = [broken(f"train-{number:05d}", number, at=-9_999) for number in range(2_000)]
+    script = Script([[page(5)], [page(9_000, *many)]], [])
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    informer = PodInformer(
+        script, clock=Clock(), random=lambda: 0.0, timings=Timings(), failures="by-tenant"
+    )
+    task = asyncio.create_task(informer.run())
+    while script.lists:
+        await asyncio.sleep(0)
+    await script.silent.wait()
+    del many
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    task.cancel()
+    assert grown / 2_000 < 400
 
 
 async def test_thousands_of_pods_stay_small() -> None:
