@@ -189,6 +189,11 @@ def edge_for(
             "agent_auth = 'kubernetes' cannot be used: there is no cluster to review tokens; "
             "name one with kubeconfig (--kubeconfig FILE), or use --agent-auth none"
         )
+    if edge.mode == "observe" and settings.reader_auth == "kubernetes":
+        raise SettingsError(
+            "reader_auth = 'kubernetes' cannot be used: there is no cluster to ask who may read; "
+            "name one with kubeconfig (--kubeconfig FILE), or use --reader-auth none"
+        )
     return edge
 
 
@@ -229,6 +234,7 @@ CHECKS: dict[str, Callable[[Any], object]] = {
     "custom_metrics_listen": _check_optional_address,
     "custom_metrics_cert_file": _check_file,
     "custom_metrics_key_file": _check_file,
+    "custom_metrics_client_ca_file": _check_file,
     "koordinator_scheduler_config": _check_account,
     "ladder_file": _check_file,
     "drain_rules_file": _check_file,

@@ -46,6 +46,13 @@ class AggregatorSettings(FeedSettings, frozen=True, kw_only=True):
         str, Meta(description="PEM certificate of the stream; empty: plaintext")
     ] = ""
     tls_key_file: Annotated[str, Meta(description="PEM key of the stream")] = ""
+    reader_auth: Annotated[
+        Literal["none", "kubernetes"],
+        Meta(
+            description="who may read /api/ on http_listen: none: whoever reaches the port; kubernetes: tokens with `get` on "
+            "services/proxy of fleetmedic-aggregator:http, and the loopback; docs/how-to/read-access.md"
+        ),
+    ] = "none"
     agent_auth: Annotated[
         Literal["auto", "none", "kubernetes"],
         Meta(

@@ -114,6 +114,13 @@ STATS_FIELDS = (
         "extender_errors_total",
     ),
     (
+        counter(
+            "fleetmedic_aggregator_extender_restarts_total",
+            "Times that the extender's process ended and was started anew.",
+        ),
+        "extender_restarts_total",
+    ),
+    (
         counter("fleetmedic_aggregator_edge_errors_total", "Writes to the cluster that failed."),
         "edge_errors_total",
     ),
@@ -148,6 +155,14 @@ NODE_QUARANTINED = gauge(
 NODE_QUARANTINED_SINCE = gauge(
     "fleetmedic_node_quarantined_since_time_seconds",
     "Unix time at which the node's open incident was quarantined.",
+)
+NODE_FAILING_PODS = gauge(
+    "fleetmedic_node_failing_pods",
+    "Pods that failed at once on a node which is ranked last for it; other nodes have no sample.",
+)
+FAILING_PODS_DOUBTED = gauge(
+    "fleetmedic_aggregator_failing_pods_doubted",
+    "Nodes where pods fail at once and which are not ranked last: there are too many, so the workloads are sick.",
 )
 NODE_INCIDENT = gauge(
     "fleetmedic_node_incident", "1 for the node's open incident in its present phase."
@@ -192,6 +207,10 @@ def rendering(
             page.family(metric, rows)
             parts.append(page.render())
         page = Page()
+        eaten = stats.failing_pods().items()
+        page.family(
+            NODE_FAILING_PODS, [(labels(node=name), n) for name, n in eaten if name in view.nodes]
+        )
         _write_incidents(page, list(view.incidents.values()))
         _write_gpu_counts(page, nodes, now)
         parts.append(page.render())
@@ -234,6 +253,7 @@ def _write_self(
         [(labels(what=what, why=why), n) for (what, why), n in stats.declined.items()],
     )
     page.one(STOPPED, int(bool(view.stopped)))
+    page.one(FAILING_PODS_DOUBTED, stats.failing_pods_doubted())
     page.histogram(LATENCY, stats.detect_to_decision)
 
 

@@ -33,10 +33,17 @@ class FeedSettings(msgspec.Struct, frozen=True, kw_only=True):
             description="follow all pods, to know what nodes have left; false: scores go by reports alone"
         ),
     ] = True
+    failing_pods: Annotated[
+        Literal["off", "by-tenant", "by-workload"],
+        Meta(
+            description="rank nodes last where pods fail at once: by-tenant asks for failures of two namespaces, "
+            "by-workload of two workloads, for clusters of one tenant; needs watch_pods"
+        ),
+    ] = "by-tenant"
     scheduler_listen: Annotated[
         str,
         Meta(
-            description="address:port of the scheduler extender alone, in a thread of its own; "
+            description="address:port of the scheduler extender alone, in a process of its own; "
             "empty: on http_listen, beside everything else"
         ),
     ] = ""
@@ -98,6 +105,12 @@ class FeedSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     custom_metrics_cert_file: Annotated[str, Meta(description="PEM certificate of that port")] = ""
     custom_metrics_key_file: Annotated[str, Meta(description="PEM key of that port")] = ""
+    custom_metrics_client_ca_file: Annotated[
+        str,
+        Meta(
+            description="PEM authority of who may ask there: the API server's requestheader-client-ca; empty: whoever reaches the port"
+        ),
+    ] = ""
     koordinator_thresholds: Annotated[
         bool, Meta(description="tighten Koordinator's usage thresholds on hot and sick nodes")
     ] = False

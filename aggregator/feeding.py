@@ -103,6 +103,7 @@ class Feeds:
                 files = (
                     self._settings.custom_metrics_cert_file,
                     self._settings.custom_metrics_key_file,
+                    self._settings.custom_metrics_client_ca_file,
                 )
                 tls = RenewedTls(*files)
                 stack.push_async_callback((await self._serve_custom_metrics(tls)).cleanup)

@@ -18,6 +18,7 @@ from aggregator.cluster.errors import ApiError
 from aggregator.cluster.kubernetes import KubernetesEdge, KubernetesSettings
 from aggregator.cluster.lease import LeaseSettings
 from aggregator.cluster.observe import ObserveEdge
+from aggregator.cluster.readers import Readers, ReaderSettings, Refusal
 from aggregator.collector import Collector
 from aggregator.config import AggregatorSettings
 from aggregator.directives import Directives, DryDirectives
@@ -25,21 +26,22 @@ from aggregator.drain.rules_file import load as load_rules
 from aggregator.drain.runner import Drains
 from aggregator.engine import Engine
 from aggregator.feeding import Feeds, score_terms
-from aggregator.feeds.extender import Extender
-from aggregator.feeds.extender_server import ExtenderServer
+from aggregator.feeds.extender_process import ExtenderProcess
 from aggregator.feeds.kueue_quota import QuotaSettings, parse_slots
 from aggregator.fleet import Fleet
 from aggregator.intake import Authenticate, Intake, IntakeServer, trust_claim
-from aggregator.journal import Journal
+from aggregator.journal import Decision, Journal
 from aggregator.orders import Carriers
 from aggregator.policy.devices.values import parse_back_ends
 from aggregator.policy.drain.plan_model import plan_shape
 from aggregator.policy.drain.rules import DrainRules
 from aggregator.policy.pools import pool_of
+from aggregator.scores.failures import Notice
 from aggregator.stats import AggregatorStats
 from aggregator.usage import Usage
 from aggregator.web.api import BROADCASTER, create_app
 from aggregator.web.deps import WebDeps
+from aggregator.web.door import Refuse
 from aggregator.webhook import Webhook
 from contract import report_pb2 as pb
 from contract.process import split_address, version
@@ -62,6 +64,7 @@ def make_edge(settings: AggregatorSettings) -> ClusterEdge:
             agent_service_account=settings.agent_service_account,
             dry_run=settings.dry_run,
             watch_pods=settings.watch_pods,
+            failing_pods=settings.failing_pods,
             devices=msgspec.structs.replace(
                 parse_back_ends(settings.device_quarantine),
                 look_seconds=settings.device_look_seconds,
@@ -133,6 +136,10 @@ class Aggregator:
         )
         self.feeds = Feeds(self.settings, self.edge, self.usage, lambda: engine.scores)
         self.stats.feeds = self.feeds.counts
+        failures = engine.scoring.failures
+        self.stats.failing_pods = lambda: {name: one.pods for name, one in failures.judged.items()}
+        self.stats.failing_pods_doubted = lambda: failures.doubted
+        engine.scoring.tell = self._note_failing_pods
         if isinstance(self.edge, KubernetesEdge):
             self.edge.hardware = self._hardware
         app_box.append(create_app(self._web_deps(), feeds=self.feeds.routes()))
@@ -141,14 +148,15 @@ class Aggregator:
         server = IntakeServer(intake, self.settings.grpc_listen, credentials=_tls(self.settings))
         try:
             await web.TCPSite(runner, *split_address(self.settings.http_listen)).start()
+            extender = await self._extender()
             async with server, asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.edge.run(engine.cluster_changed), name="edge")
                 tasks.create_task(engine.run(), name="engine")
                 tasks.create_task(self.drains.run(), name="drains")
                 tasks.create_task(self.feeds.run(), name="feeds")
                 tasks.create_task(Collector(lambda: len(self.fleet)).run(), name="collector")
-                if self.settings.scheduler_listen:
-                    tasks.create_task(self._extender_server().run(), name="extender")
+                if extender is not None:
+                    tasks.create_task(extender.run(), name="extender")
                 self.http_port = runner.addresses[0][1]
                 self.grpc_port = server.port
                 self._announce()
@@ -157,6 +165,19 @@ class Aggregator:
             self.feeds.close()
             await runner.cleanup()
             await self.edge.close()
+
+    def _note_failing_pods(self, notice: Notice, now: float) -> None:
+        log.warning("pods fail at once", node=notice.node, what=notice.text)
+        if self.edge.leading:
+            self.journal.add(
+                Decision(
+                    time_seconds=now,
+                    node=notice.node,
+                    kind="failing-pods",
+                    text=notice.text,
+                    taken=True,
+                )
+            )
 
     def _make_drains(self) -> Drains:
         rules = self.settings.drain_rules_file
@@ -190,16 +211,20 @@ class Aggregator:
         state = self.fleet.get(node)
         return state.holders if state is not None else None
 
-    def _extender_server(self) -> ExtenderServer:
-        extender = Extender(
+    async def _extender(self) -> ExtenderProcess | None:
+        """The extender on a port of its own, bound; ``None``: it has none."""
+        if not self.settings.scheduler_listen:
+            return None
+        extender = ExtenderProcess(
             self.engine.scoring.book,
             self.stats,
-            clock=time.time,
+            self.settings.scheduler_listen,
+            leading=lambda: self.edge.leading,
             scale=self.settings.extender_scale,
             stale_after_seconds=self.settings.silent_after_seconds,
-            leading=lambda: self.edge.leading,
         )
-        return ExtenderServer(extender, self.settings.scheduler_listen)
+        await extender.bind()
+        return extender
 
     def _hardware(self, node: str) -> Mapping[str, str]:
         state = self.fleet.get(node)
@@ -234,8 +259,17 @@ class Aggregator:
             stale_after_seconds=self.settings.silent_after_seconds,
             policy=self.settings.policy(),
             namespace=self.settings.lease_namespace,
+            refusal=self._refusal(),
             plan=self._plan if isinstance(self.edge, KubernetesEdge) else None,
         )
+
+    def _refusal(self) -> Refuse | None:
+        if self.settings.reader_auth != "kubernetes":
+            return None
+        if not isinstance(self.edge, KubernetesEdge):
+            return _nobody_may
+        readers = ReaderSettings(namespace=self.settings.lease_namespace)
+        return Readers(self.edge.api, readers, clock=time.monotonic).refusal
 
     def _announce(self) -> None:
         log.info(
@@ -276,6 +310,10 @@ def authenticator(settings: AggregatorSettings, edge: ClusterEdge) -> Authentica
         return node
 
     return review
+
+
+async def _nobody_may(token: str) -> Refusal:
+    return Refusal(503, "reader_auth is kubernetes, and there is no cluster to ask who may read")
 
 
 def _tls(settings: AggregatorSettings) -> grpc.ServerCredentials | None:

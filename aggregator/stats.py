@@ -3,10 +3,10 @@
 from collections import deque
 from collections.abc import Callable, Mapping
 
+from aggregator.feeds.extender_counts import EXTENDER_BOUNDS
 from contract.metrics import Buckets, Tally
 
 DETECT_TO_DECISION_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-EXTENDER_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.2)
 EXTENDER_BASES = ("pod", "node", "not-ours", "stale", "unreadable")
 """There from the start at zero, or an increase would miss the first."""
 RAW_LENGTH = 10_000
@@ -57,8 +57,14 @@ class AggregatorStats:
         """From a request's body to the reply, in seconds."""
         self.extender_unknown_nodes_total = 0
         self.extender_errors_total = 0
+        self.extender_restarts_total = 0
+        """Times that its process ended and was started anew."""
         self.feeds: Callable[[], FeedCounts] = dict
         """Of the other ways to the schedulers, counted by each of them."""
+        self.failing_pods: Callable[[], Mapping[str, int]] = dict
+        """Node that is judged because pods fail there at once → how many of them count."""
+        self.failing_pods_doubted: Callable[[], int] = int
+        """Nodes that would be judged so if there were not too many of them."""
         self.edge_errors_total = 0
         """Writes to the cluster that failed."""
         self.edge_read_errors_total = 0

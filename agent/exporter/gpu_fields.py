@@ -190,7 +190,10 @@ GPU_FIELDS = (
         "mig_enabled",
     ),
     (
-        gauge("fleetmedic_gpu_engine_active_ratio", "Share of time any engine was busy, 0..1."),
+        gauge(
+            "fleetmedic_gpu_engine_active_ratio",
+            "Share of time any engine was busy over the last ten samples, 0..1.",
+        ),
         "engine_active_ratio",
     ),
     (

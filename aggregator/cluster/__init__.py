@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 
 from aggregator.cluster.workloads import Workloads
 from aggregator.policy.model import ClusterView, Intent
+from aggregator.scores.failed_pods import PodFailure
 from aggregator.scores.placed import PlacedPod
 
 NO_PODS: Mapping[str, PlacedPod] = MappingProxyType({})
@@ -73,6 +74,10 @@ class ClusterEdge(Protocol):
 
     def take_pod_changes(self) -> Sequence[PodChange]:
         """What changed in ``pods`` since this was last called. Of use to one caller only: the engine."""
+        return ()
+
+    def take_pod_failures(self) -> Sequence[PodFailure]:
+        """Pods that failed at once, as seen since this was last called; some are told more than once. Of use to one caller only."""
         return ()
 
     def permit(self) -> None:

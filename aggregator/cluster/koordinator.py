@@ -28,8 +28,10 @@ from aggregator.feeds.koordinator import (
     Readings,
     RunningPod,
     expiry_trouble,
+    is_signed,
     readings,
     running_pod,
+    signed_metadata,
     spec,
     status,
     status_writer,
@@ -45,10 +47,11 @@ KOORDLET = {"labelSelector": "koord-app=koordlet"}
 MANAGER = "fleetmedic-nodemetric"
 """The field manager of what we write."""
 
-OURS = {"app.kubernetes.io/managed-by": "fleetmedic"}
-
 ROUND_SECONDS = 45.0
 """Less than the 60 that the objects promise as their interval."""
+
+WAITING_SECONDS = 2.0
+"""Between looks whether we may write by now: who takes over must go on before what the last one wrote expires."""
 
 MAX_NODES = 2_000
 """Written in one round; of more nodes none is written, for some would then always be late."""
@@ -120,7 +123,8 @@ class NodeMetrics:
             done = await self.step(view(), wall())
             if done and not self._settings.enabled:
                 return
-            await asyncio.sleep(max(1.0, ROUND_SECONDS - (clock() - started)))
+            pause = max(1.0, ROUND_SECONDS - (clock() - started))
+            await asyncio.sleep(pause if self._may() else WAITING_SECONDS)
 
     async def step(self, view: ClusterView, now: float) -> bool:
         """One round; no answer of the server is an error here.
@@ -159,6 +163,13 @@ class NodeMetrics:
         except ApiError as error:
             self.errors_total += 1
             self._tell({"": str(error)})
+            return False
+        return True
+
+    def _may(self) -> bool:
+        try:
+            self._permit()
+        except EdgeError:
             return False
         return True
 
@@ -222,12 +233,9 @@ class NodeMetrics:
     async def _write(self, name: str, uid: str, exists: bool, wanted: Json) -> None:
         identity = _identity(name)
         if not exists:
-            owner = {"apiVersion": "v1", "kind": "Node", "name": name, "uid": uid}
-            metadata = {"name": name, "labels": OURS, "ownerReferences": [owner] if uid else []}
+            body = {**identity, "metadata": signed_metadata(name, uid), "spec": spec()}
             try:
-                await self._pen.create(
-                    NODE_METRICS, {**identity, "metadata": metadata, "spec": spec()}
-                )
+                await self._pen.create(NODE_METRICS, body)
             except Conflict:
                 return  # made by somebody else just now: the next round looks whose it is
             if self._pen.dry_run:
@@ -249,7 +257,7 @@ class NodeMetrics:
         left: dict[str, str] = {}
         for name, existing in (await self._list(NODE_METRICS, {})).items():
             try:
-                if _is_labelled(existing) and not status_writer(existing, MANAGER):
+                if is_signed(existing) and not status_writer(existing, MANAGER):
                     version = existing["metadata"]["resourceVersion"]
                     await self._pen.delete(
                         f"{NODE_METRICS}/{quote(name)}",
@@ -306,11 +314,6 @@ def _identity(name: str) -> Json:
         "kind": "NodeMetric",
         "metadata": {"name": name},
     }
-
-
-def _is_labelled(existing: Json) -> bool:
-    labels = existing.get("metadata", {}).get("labels") or {}
-    return OURS.items() <= labels.items()
 
 
 def _not_ours(name: str, existing: Json | None, *, managed: bool, koordlet: bool) -> str:

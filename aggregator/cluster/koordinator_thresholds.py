@@ -1,6 +1,7 @@
 """Koordinator's usage thresholds on Nodes, as ``feeds/koordinator_thresholds.py`` plans them. Off by default."""
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
 
@@ -29,6 +30,8 @@ from aggregator.policy.model import ClusterView
 from aggregator.usage import STEP_NODES, Usage
 
 LOOK_SECONDS = 30.0
+WAITING_SECONDS = 2.0
+"""Between looks whether we may write by now."""
 WINDOW_SECONDS = 600.0
 PERCENTILE = 95.0
 
@@ -64,6 +67,12 @@ class UsageThresholds:
         self._permit = permit
         self._sick = sick
         self._told: dict[str, str] = {}
+        self._began = math.inf
+        """Unix time of the first look in which we could write."""
+        self._away = False
+        """Whether somebody else may have led since then: agents reported to that one."""
+        self._back = -math.inf
+        """Unix time of the first look after we were away."""
         self._refused: frozenset[str] = frozenset()
         """Nodes whose write failed in the last look: tried last."""
         self.words: Mapping[str, str] = {}
@@ -77,7 +86,14 @@ class UsageThresholds:
             idle = await self.step(view(), wall())
             if idle and not self._settings.enabled:
                 return
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(LOOK_SECONDS if self._may() else WAITING_SECONDS)
+
+    def _may(self) -> bool:
+        try:
+            self._permit()
+        except EdgeError:
+            return False
+        return True
 
     async def step(self, view: ClusterView, now: float) -> bool:
         """Write what is due; no answer of the server is an error here.
@@ -116,6 +132,7 @@ class UsageThresholds:
             self._refused = frozenset(refused)
             self._tell(words)
         except EdgeError:
+            self._away = True
             return False  # another aggregator leads, or a person stopped all writes
         except Forbidden as error:
             if self._settings.enabled:
@@ -140,7 +157,13 @@ class UsageThresholds:
                     use[name] = max(shares)
             await asyncio.sleep(0)
         ours = {name for name, node in view.nodes.items() if node.managed}
-        return wanted(marked, use, self._sick(), ours, self._settings)
+        if self._away and math.isfinite(self._began):
+            self._back = now
+        self._away = False
+        self._began = min(self._began, now)
+        known = max(min(self._began, self._usage.first_seconds), min(self._back, now))
+        whole = now - known >= WINDOW_SECONDS
+        return wanted(marked, use, self._sick(), ours, self._settings, whole=whole)
 
     async def _marked(self) -> dict[str, Json]:
         """The Nodes that carry our signature."""

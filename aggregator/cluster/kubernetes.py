@@ -26,7 +26,7 @@ from aggregator.cluster.node_writer import NodeWriter
 from aggregator.cluster.nodes import NODES, NodeRecord, reduce_node
 from aggregator.cluster.overlay import Overlay
 from aggregator.cluster.pen import Pen
-from aggregator.cluster.pod_informer import PodInformer
+from aggregator.cluster.pod_informer import FailingPods, PodInformer
 from aggregator.cluster.reflector import Reflector, Timings
 from aggregator.cluster.requeue import Requeues
 from aggregator.cluster.tokens import AUDIENCE, TokenReviewer
@@ -46,6 +46,7 @@ from aggregator.policy.model import (
     Uncordon,
     kind_of,
 )
+from aggregator.scores.failed_pods import PodFailure
 from aggregator.scores.placed import PlacedPod
 
 log = structlog.get_logger()
@@ -70,6 +71,8 @@ class KubernetesSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Which back-ends take single devices out; by default none."""
     watch_pods: bool = True
     """Whether to follow all pods, for scores; without, they go by reports alone."""
+    failing_pods: FailingPods = "by-tenant"
+    """Whether to watch for pods that fail at once, where pods are followed, and whose failures count for one."""
 
 
 class KubernetesEdge(ClusterEdge):
@@ -125,7 +128,14 @@ class KubernetesEdge(ClusterEdge):
             timings=settings.reflector,
         )
         self._pods = (
-            PodInformer(self._api, clock=clock, random=random, timings=settings.reflector)
+            PodInformer(
+                self._api,
+                clock=clock,
+                random=random,
+                timings=settings.reflector,
+                failures=settings.failing_pods,
+                wall=wall,
+            )
             if settings.watch_pods
             else None
         )
@@ -201,6 +211,10 @@ class KubernetesEdge(ClusterEdge):
         """What changed in ``pods`` since this was last called; for one caller."""
         return self._pods.take_changes() if self._pods is not None else ()
 
+    def take_pod_failures(self) -> Sequence[PodFailure]:
+        """Pods that failed at once, as seen since this was last called; for one caller."""
+        return self._pods.take_failures() if self._pods is not None else ()
+
     @property
     def workloads(self) -> KubernetesWorkloads:
         """Pods and what guards them, read live."""
@@ -255,7 +269,7 @@ class KubernetesEdge(ClusterEdge):
                 nodes=MappingProxyType(nodes),
                 incidents=MappingProxyType(incidents),
                 stopped=self._control.stopped,
-                device_quarantines=self.devices.in_force,
+                device_quarantines=self.devices.in_force_on(nodes),
                 device_words=self.devices.words,
             )
         return self._snapshot

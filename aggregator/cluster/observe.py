@@ -28,6 +28,7 @@ from aggregator.policy.model import (
     Uncordon,
     kind_of,
 )
+from aggregator.scores.failed_pods import PodFailure
 
 MAX_CLOSED_INCIDENTS = 500
 
@@ -84,6 +85,10 @@ class ObserveEdge:
         return True
 
     def take_pod_changes(self) -> Sequence[PodChange]:
+        """None."""
+        return ()
+
+    def take_pod_failures(self) -> Sequence[PodFailure]:
         """None."""
         return ()
 

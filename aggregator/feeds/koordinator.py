@@ -20,6 +20,7 @@ import msgspec
 
 from aggregator.scores.quantity import NANO, parse_nano
 from aggregator.usage import Latest, Usage
+from contract.vocabulary import ANNOTATION_PREFIX
 
 Json = dict[str, Any]
 
@@ -27,6 +28,9 @@ GPU_CORE = "koordinator.sh/gpu-core"
 """100 for one GPU that computes all the time."""
 
 PLUGIN = "LoadAwareScheduling"
+
+OURS = {"app.kubernetes.io/managed-by": "fleetmedic"}
+"""For people, who find with it what is ours; what deletes looks at the signature."""
 
 WINDOWS = {"5m0s": 300.0, "10m0s": 600.0, "15m0s": 900.0}
 """As Go writes durations → seconds."""
@@ -198,6 +202,37 @@ def writes_status(node_metric: Json, manager: str) -> bool:
     fields = node_metric.get("metadata", {}).get("managedFields") or ()
     return any(
         each.get("manager") == manager and each.get("subresource") == "status" for each in fields
+    )
+
+
+CREATED_FOR = f"{ANNOTATION_PREFIX}/created-for-node"
+"""Annotation that signs an object as made by us: the uid of its node, as in its owner reference."""
+
+
+def signed_metadata(name: str, uid: str) -> Json:
+    """The metadata of one that we create.
+
+    Args:
+        name: of the node.
+        uid: of the node; empty: not known, so nothing is signed, and the object will not be deleted by us.
+    """
+    owner = {"apiVersion": "v1", "kind": "Node", "name": name, "uid": uid}
+    signed = {"annotations": {CREATED_FOR: uid}, "ownerReferences": [owner]} if uid else {}
+    return {"name": name, "labels": OURS, **signed}
+
+
+def is_signed(node_metric: Json) -> bool:
+    """Whether we made this object.
+
+    The label alone tells nothing, since labels are copied from object to object; the signature names the very node, and so fits on no
+    other one's object.
+    """
+    metadata = node_metric["metadata"]
+    uid = (metadata.get("annotations") or {}).get(CREATED_FOR)
+    owners = metadata.get("ownerReferences") or ()
+    return bool(uid) and any(
+        (each.get("kind"), each.get("name"), each.get("uid")) == ("Node", metadata["name"], uid)
+        for each in owners
     )
 
 

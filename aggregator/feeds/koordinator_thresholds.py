@@ -83,6 +83,8 @@ def wanted(
     sick: Mapping[str, str],
     nodes: Set[str],
     settings: ThresholdSettings,
+    *,
+    whole: bool = True,
 ) -> dict[str, str]:
     """The nodes that should have tighter thresholds, and why.
 
@@ -92,6 +94,7 @@ def wanted(
         sick: node → why it should rather get no new pods.
         nodes: all that may be written to.
         settings: the limits.
+        whole: ten minutes are known. Before, as after another leader's death, nobody turns hot, and nobody calm either.
     """
     found: dict[str, tuple[float, str]] = {}
     for name in nodes:
@@ -99,6 +102,9 @@ def wanted(
         limit = settings.calm_percent if name in marked else settings.hot_percent
         if name in sick:
             found[name] = (200.0, sick[name])
+        elif not whole:
+            if name in marked:
+                found[name] = (percent, "tightened before, and ten minutes are not known yet")
         elif name in use and percent >= limit:
             found[name] = (percent, f"used to {percent:.0f} % (p95 of ten minutes)")
     room = max(1, int(len(nodes) * settings.most_percent // 100))

@@ -8,8 +8,9 @@ of it, or stayed outside for ``settle_seconds``; the annotation when the score i
 once in ``pause_seconds`` at most (a node that turns sick at once), the cluster within a token bucket, what matters most
 first. A difference that waits grows by ``AGING_PER_SECOND``, so that none waits for ever.
 
-When a node's data go stale it gets the neutral score. The keys are not removed then: NodeMetadata counts a missing key as
-the worst. What people opted out is never written to.
+When a node's data go stale it gets the neutral score: 500, or the band of the best healthy node with room where that is lower
+(``neutral_score``). The keys are not removed then: NodeMetadata counts a missing key as the worst. What people opted out is
+never written to.
 """
 
 import math
@@ -18,10 +19,20 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from aggregator.scores.model import BAND, MAX_SCORE, NEUTRAL_SCORE, NodeScore
+from aggregator.scores.model import (
+    BAND,
+    LEAST_HEALTHY_SCORE,
+    MAX_SCORE,
+    NEUTRAL_SCORE,
+    NodeScore,
+)
 from contract.vocabulary import SCORE_ANNOTATION, SCORE_BAND_LABEL
 
 Json = dict[str, Any]
+
+RAISE_SETTLES = 10
+"""Times ``settle_seconds`` for which the neutral score must be one band above what a node carries: one healthy node that goes to and fro
+between two bands would else move every node of which nothing is known."""
 
 AGING_PER_SECOND = 10.0
 """In points of the score: after 100 s a difference of one point comes before a new one of a thousand."""
@@ -163,7 +174,7 @@ def plan(
         memory: what the last call gave back, after ``spend``.
         now: monotonic seconds.
     """
-    look = _Look(settings, memory, now)
+    look = _Look(settings, memory, now, neutral_score(scores, nodes))
     for name, node in nodes.items():
         if not node.managed:
             continue
@@ -192,7 +203,10 @@ def spend(memory: LabelMemory, sent: Sequence[ScorePatch], now: float) -> LabelM
 class _Look:
     """One look at all nodes. Lives as long as one call of ``plan``."""
 
-    def __init__(self, settings: LabelSettings, memory: LabelMemory, now: float) -> None:
+    def __init__(
+        self, settings: LabelSettings, memory: LabelMemory, now: float, neutral: int
+    ) -> None:
+        self._neutral = neutral
         self._settings = settings
         self._memory = memory
         self._now = now
@@ -209,7 +223,8 @@ class _Look:
             since = self._unknown[name] = self._memory.unknown.get(name, self._now)
             if carried is None or self._now - since >= self._settings.stale_seconds:
                 why = scored.reason if scored and score is not None else "there is no score of it"
-                self._firmly(name, carried, NEUTRAL_SCORE, f"neutral: {why}")
+                if not self._near_neutral(name, carried):
+                    self._firmly(name, carried, self._neutral, f"neutral: {why}")
         elif scored.verdict == "sick":
             self._firmly(name, carried, 0, f"sick: {scored.reason}", sick=True)
         elif carried is None:
@@ -265,6 +280,17 @@ class _Look:
         patch = ScorePatch(node=name, band=score // BAND, score=score, reason=reason, sick=sick)
         self.wants(patch, importance=change)
 
+    def _near_neutral(self, name: str, carried: tuple[int, int] | None) -> bool:
+        """Whether a node carries what was neutral before, one band less than now, and not for long yet."""
+        if carried is None or carried[1] != carried[0] * BAND or not carried[0]:
+            return False
+        if self._neutral - carried[1] != BAND:
+            return False
+        known, since = self._memory.outside.get(name, (carried[0], self._now))
+        since = since if known == carried[0] else self._now
+        self._outside[name] = (carried[0], since)
+        return self._now - since < RAISE_SETTLES * self._settings.settle_seconds
+
     def _follow(self, name: str, carried: tuple[int, int], score: int) -> None:
         """A measured score: written when it is clearly another one."""
         band, last = carried
@@ -292,6 +318,27 @@ class _Look:
         step = self._settings.step
         patch = ScorePatch(node=name, band=band, score=score // step * step, reason=reason)
         self.wants(patch, importance=importance)
+
+
+def neutral_score(scores: Mapping[str, NodeScore], nodes: Mapping[str, Carried]) -> int:
+    """What a node gets of which nothing is known: not before the best healthy node with room.
+
+    A label has no pod in hand, so it is held against what the other nodes carry: where all of those are below the middle, every pod
+    would else go to the node whose agent is dead. In whole bands, which move as seldom as those of the nodes themselves.
+    """
+    best = 0
+    for name, node in nodes.items():
+        scored = scores.get(name)
+        if scored is None or scored.verdict != "healthy" or not node.managed:
+            continue
+        score = whole(scored)
+        if score is None or score <= LEAST_HEALTHY_SCORE:
+            continue
+        carried = _carried(node)
+        best = max(best, carried[0] if carried else score // BAND)
+        if best * BAND >= NEUTRAL_SCORE:
+            break
+    return min(NEUTRAL_SCORE, best * BAND) if best else NEUTRAL_SCORE
 
 
 def whole(scored: NodeScore | None) -> int | None:

@@ -19,17 +19,21 @@ class RenewedTls:
     Args:
         certificate: path of the PEM certificate.
         key: path of its PEM key.
+        client_authority: path of the PEM certificates of an authority; a client without a certificate of it is not spoken
+            to. Kubernetes' API server shows extensions one of its ``requestheader`` authority. Empty: anybody may come.
+            A further authority in the file is believed without a restart; one that is taken out is, until a restart.
 
     Raises:
         OSError: they cannot be read (``ssl.SSLError`` is one: they do not fit).
     """
 
-    def __init__(self, certificate: str, key: str) -> None:
+    def __init__(self, certificate: str, key: str, client_authority: str = "") -> None:
         self._files = (certificate, key)
+        self._client_authority = client_authority
         self._told = ""
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._stamps = self._look()
-        self.context.load_cert_chain(*self._files)
+        self._load(self.context)
 
     async def run(self) -> None:
         """Look once a minute until cancelled."""
@@ -44,8 +48,8 @@ class RenewedTls:
             if stamps == self._stamps:
                 return False
             # First where it does no harm: half of a pair would break the context that serves.
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*self._files)
-            self.context.load_cert_chain(*self._files)
+            self._load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+            self._load(self.context)
         except OSError as error:
             if str(error) != self._told:
                 self._told = str(error)
@@ -57,6 +61,17 @@ class RenewedTls:
         log.info("certificate renewed", file=self._files[0])
         return True
 
+    def _load(self, context: ssl.SSLContext) -> None:
+        context.load_cert_chain(*self._files)
+        if self._client_authority:
+            try:
+                context.load_verify_locations(self._client_authority)
+            except ssl.SSLError as error:
+                text = f"no certificate of an authority in {self._client_authority!r}: {error}"
+                raise ssl.SSLError(text) from error
+            context.verify_mode = ssl.CERT_REQUIRED
+
     def _look(self) -> tuple[tuple[int, int], ...]:
-        found = (Path(each).stat() for each in self._files)
+        named = (*self._files, self._client_authority)
+        found = (Path(each).stat() for each in named if each)
         return tuple((each.st_mtime_ns, each.st_ino) for each in found)

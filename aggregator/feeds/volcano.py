@@ -142,7 +142,8 @@ def refusal(code: int, reason: str, message: str) -> Json:
 class CustomMetrics:
     """The feed over HTTP; the API server wants it behind TLS. One owner: the event loop.
 
-    Whoever reaches the port may read: it tells how busy nodes are, no more than ``/metrics`` does.
+    The API server looks at the rights of who asks through it. Whoever else reaches the port may read as well, unless
+    ``RenewedTls`` demands the API server's own certificate: it tells how busy nodes are, no more than ``/metrics`` does.
 
     Args:
         usage: what is known.

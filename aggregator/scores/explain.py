@@ -18,7 +18,8 @@ from aggregator.scores.model import (
     no_prize_for_silence,
 )
 from aggregator.scores.placed import PlacedPod
-from aggregator.scores.terms import Newcomer, bounded, fits, free_words
+from aggregator.scores.table import Places, filling_order
+from aggregator.scores.terms import Newcomer, Term, bounded, fits, free_words
 from aggregator.scores.values import WHOLE, NodeRoom, PodShape
 
 TOP = 5
@@ -92,18 +93,19 @@ def why(
         generic: the pod only stands for one that cannot be told: the scores are those without a pod in hand.
     """
     table = book.table
-    rows = np.array([row for row in table.rows() if table.judged[row] is not None], dtype=np.int64)
+    rows = np.flatnonzero([judged is not None for judged in table.judged])
     scores = (book.generic if generic else book.array(pod))[rows]
     scores = no_prize_for_silence(scores, table.verdicts[rows])
     well = table.verdicts[rows] == HEALTHY  # of equals the scheduler is pointed to a healthy one
-    order = np.lexsort((rows, ~well, -scores)).tolist()
-    compared = max(top, 2)
-    chosen = order[:compared] + [n for n in order[compared:] if table.names[rows[n]] == there]
+    order = np.lexsort((filling_order(rows), ~well, -scores))
+    chosen = order[: max(top, 2)]
+    own = np.flatnonzero(rows == table.index.get(there, -1))
+    chosen = np.concatenate((chosen, own[~np.isin(own, chosen)]))
+    places = [int((scores > score).sum()) + 1 for score in scores[chosen]]
+    ranked = zip(rows[chosen].tolist(), scores[chosen].tolist(), places, strict=True)
+    lines = _lines(book, pod, rows[chosen])
     found = tuple(
-        _candidate(
-            book, pod, int(rows[n]), int(scores[n]), int((scores > scores[n]).sum()) + 1, now
-        )
-        for n in chosen
+        _candidate(book, pod, *each, terms, now) for each, terms in zip(ranked, lines, strict=True)
     )
     shown = tuple(each for n, each in enumerate(found) if n < top or each.node == there)
     return Why(
@@ -116,22 +118,37 @@ def why(
 
 def terms_of(book: ScoreBook, pod: Newcomer, row: int) -> tuple[TermLine, ...]:
     """Each term's part of one node's value; those that are switched off are left out."""
-    rows = np.array([row], dtype=np.int64)
-    values = [
-        (term, weight, float(bounded(term.values(pod, rows))[0]))
+    [lines] = _lines(book, pod, np.array([row], dtype=np.int64))
+    return lines
+
+
+def _lines(book: ScoreBook, pod: Newcomer, rows: Places) -> list[tuple[TermLine, ...]]:
+    """As ``terms_of``, of several nodes; the terms are asked once for all of them, since some look at the whole fleet."""
+    asked = [
+        (term, weight, bounded(term.values(pod, rows)).tolist())
         for term, weight in book.terms
         if weight > 0
     ]
-    total = sum(weight for _, weight, value in values if not np.isnan(value))
-    return tuple(
-        TermLine(
-            name=term.name,
-            weight=weight,
-            value=None if np.isnan(value) else round(value, 4),
-            share=0.0 if np.isnan(value) else round(weight * value / total, 4),
-            words=term.words(pod, row),
+    told = []
+    for n, row in enumerate(rows.tolist()):
+        total = sum(weight for _, weight, values in asked if not math.isnan(values[n]))
+        told.append(
+            tuple(
+                _line(term, weight, values[n], total, term.words(pod, row))
+                for term, weight, values in asked
+            )
         )
-        for term, weight, value in values
+    return told
+
+
+def _line(term: Term, weight: float, value: float, total: float, words: str) -> TermLine:
+    silent = math.isnan(value)
+    return TermLine(
+        name=term.name,
+        weight=weight,
+        value=None if silent else round(value, 4),
+        share=0.0 if silent else round(weight * value / total, 4),
+        words=words,
     )
 
 
@@ -200,7 +217,13 @@ def shape_words(shape: PodShape) -> str:
 
 
 def _candidate(
-    book: ScoreBook, pod: Newcomer, row: int, score: int, place: int, now: float
+    book: ScoreBook,
+    pod: Newcomer,
+    row: int,
+    score: int,
+    place: int,
+    terms: tuple[TermLine, ...],
+    now: float,
 ) -> Candidate:
     table = book.table
     facts, judged, room = table.facts[row], table.judged[row], table.rooms[row]
@@ -215,7 +238,7 @@ def _candidate(
         free=free_words(table, row),
         report_age_seconds=None if received is None else max(0.0, now - received),
         guessed=bool(room and room.guessed),
-        terms=terms_of(book, pod, row),
+        terms=terms,
     )
 
 
@@ -309,5 +332,5 @@ def _unknown(book: ScoreBook, found: Sequence[Candidate]) -> list[str]:
     if bare := [each.node for each in found if each.free == "not known"]:
         said.append(f"what is free on {', '.join(bare)}: only health and use count there")
     if silent := [each.node for each in found if each.verdict == "unknown"]:
-        said.append(f"how {', '.join(silent)} fares: it has the neutral score")
+        said.append(f"the state of {', '.join(silent)}: it counts as in the middle")
     return said

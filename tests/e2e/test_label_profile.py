@@ -106,6 +106,21 @@ async def test_a_sick_node_is_the_last_choice_and_still_one_and_a_node_without_l
             assert await places(sandbox, "job", [8, 8, 8, 8]) == [good, bare, poor, bad]
 
 
+async def test_where_all_are_below_the_middle_pods_do_not_run_to_the_node_whose_agent_is_dead(
+    control_plane: ControlPlane, sandbox: Sandbox
+) -> None:
+    async with feeding(control_plane.kubeconfig, sandbox.namespace, **AT_ONCE) as feed:
+        silent, busy, idle = await fleet(sandbox, 3)
+        await feed.until(lambda: ready(feed, 3))
+        await sandbox.pod("there", gpus=4, node=busy)
+        scores = {silent: unknown(), busy: healthy(380), idle: healthy(270)}
+        await feed.labels.step(scores)
+        assert feed.keys()[silent] == ("3", "300")
+        async with control_plane.scheduler_with(profile()):
+            assert await places(sandbox, "job", [2, 2]) == [busy, busy]
+            assert await places(sandbox, "next", [8]) == [silent], "as good as the best, not worse"
+
+
 async def test_without_any_label_the_profile_packs_and_schedules_as_ever(
     control_plane: ControlPlane, sandbox: Sandbox
 ) -> None:

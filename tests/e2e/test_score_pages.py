@@ -70,7 +70,7 @@ async def test_the_commands_of_the_label_page_show_and_clear_the_labels(
     lease = {"metadata": {"name": "fleetmedic-aggregator"}, "spec": {"holderIdentity": ""}}
     await control_plane.request("POST", LEASES, lease)
     labelled, bare = [await sandbox.node(stem, kwok=False) for stem in ("labelled", "bare")]
-    show, missing, renewed, unlabel, unannotate, unlabel_one = commands(LABELS)
+    show, missing, renewed, unlabel, unannotate, label_one, unlabel_one = commands(LABELS)
     async with feeding(control_plane.kubeconfig, sandbox.namespace, **AT_ONCE) as feed:
         await feed.until(lambda: len(feed.keys()) == 2)
         people = {"metadata": {"labels": {"fleetmedic.io/managed": "false"}}}
@@ -86,6 +86,8 @@ async def test_the_commands_of_the_label_page_show_and_clear_the_labels(
         assert bare in listed
         assert labelled not in listed
         await run(control_plane, renewed, bare)
+        await run(control_plane, label_one, bare)
+        await known(feed, bare, ("3", ""))
         await run(control_plane, unlabel_one, labelled)
         await known(feed, labelled, ("", "700"))
         await feed.labels.step({labelled: healthy(700)})
@@ -93,6 +95,7 @@ async def test_the_commands_of_the_label_page_show_and_clear_the_labels(
         for line in (unlabel, unannotate):
             await run(control_plane, line, bare)
         await known(feed, labelled, ("", ""))
+        await known(feed, bare, ("", ""))
     await control_plane.request("DELETE", f"{LEASES}/fleetmedic-aggregator")
 
 

@@ -68,6 +68,7 @@ async def test_a_bad_value_exits_2_and_says_where_it_came_from(
     [
         (("--cluster", "kubernetes"), ("cluster = 'kubernetes'", "--kubeconfig FILE")),
         (("--agent-auth", "kubernetes"), ("agent_auth = 'kubernetes'", "--agent-auth none")),
+        (("--reader-auth", "kubernetes"), ("reader_auth = 'kubernetes'", "--reader-auth none")),
         (
             ("--cluster", "observe", "--agent-auth", "kubernetes"),
             ("agent_auth = 'kubernetes'", "--agent-auth none"),

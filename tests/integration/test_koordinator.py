@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -263,6 +264,23 @@ async def test_what_we_say_in_the_object_of_koordinators_manager_does_not_outliv
     assert writer.proxy.count("PATCH") == 0, "once is enough"
 
 
+async def test_somebody_elses_object_that_carries_our_label_is_not_deleted(writer: Writer) -> None:
+    """Whatever is copied onto it from an object of ours: the signature names another node."""
+    ours, theirs = await writer.node("a"), await writer.node("b")
+    identity = {"apiVersion": "slo.koordinator.sh/v1alpha1", "kind": "NodeMetric"}
+    await writer.keeper.step(writer.view, NOW)
+    copied = {
+        key: (await writer.told(ours))["metadata"][key]
+        for key in ("labels", "annotations", "ownerReferences")
+    }
+    await writer.sandbox.plane.request("DELETE", f"{NODE_METRICS}/{theirs}")
+    body = {**identity, "metadata": {"name": theirs, **copied}, "spec": {}}
+    await writer.sandbox.create(NODE_METRICS, body)
+    await writer.new(NodeMetricSettings()).step(writer.view, NOW + 45)
+    assert await writer.read(theirs)
+    assert await writer.read(ours) is None
+
+
 async def test_one_that_cannot_be_taken_away_holds_up_no_other_and_is_not_forgotten(
     writer: Writer,
 ) -> None:
@@ -313,6 +331,21 @@ async def test_who_does_not_lead_reads_and_writes_nothing(writer: Writer) -> Non
     writer.allowed = False
     assert not await writer.keeper.step(writer.view, NOW)
     assert writer.proxy.requests == []
+
+
+async def test_who_takes_over_goes_on_within_seconds(writer: Writer) -> None:
+    """A round is 45 s, and what the last leader wrote expires after 180."""
+    name = await writer.node("a")
+    writer.allowed = False
+    running = asyncio.create_task(writer.keeper.run(lambda: writer.view, lambda: NOW))
+    try:
+        await asyncio.sleep(0)  # it looked, and may not
+        writer.allowed = True
+        async with asyncio.timeout(20.0):
+            while not await writer.read(name):
+                await asyncio.sleep(0.1)
+    finally:
+        running.cancel()
 
 
 async def test_a_dry_run_is_judged_by_the_server_and_keeps_nothing(writer: Writer) -> None:

@@ -101,6 +101,38 @@ async def test_a_hot_node_is_tightened_and_set_free_when_it_is_calm(writer: Writ
     assert MARK not in after["labels"]
 
 
+async def test_another_leader_that_knows_nothing_yet_takes_no_threshold_off(writer: Writer) -> None:
+    hot = await writer.node("hot", cpu=0.95)
+    await writer.until_quiet(writer.keeper, NOW)
+    writer.usage = Usage()
+    steady(writer.usage, hot, start=NOW, end=NOW + 60, cpu=0.1)
+    later = writer.new(ON)
+    await writer.until_quiet(later, NOW + 60)
+    assert (await writer.metadata(hot))["labels"][MARK], "one minute says nothing"
+    steady(writer.usage, hot, start=NOW + 60, end=NOW + 700, cpu=0.1)
+    await writer.until_quiet(later, NOW + 700)
+    assert MARK not in (await writer.metadata(hot))["labels"]
+
+
+async def test_who_leads_again_after_another_did_takes_no_threshold_off_for_ten_minutes(
+    writer: Writer,
+) -> None:
+    """Agents report to the leader alone: what this one remembers has a gap."""
+    hot = await writer.node("hot", cpu=0.95)
+    await writer.until_quiet(writer.keeper, NOW)
+    writer.allowed = False
+    assert not await writer.keeper.step(writer.view, NOW + 60)
+    writer.allowed = True
+    again = NOW + 3_600
+    await writer.until_quiet(writer.keeper, again)
+    steady(writer.usage, hot, start=again, end=again + 60, cpu=0.1)
+    await writer.until_quiet(writer.keeper, again + 60)
+    assert (await writer.metadata(hot))["labels"][MARK], "one minute says nothing"
+    steady(writer.usage, hot, start=again + 60, end=again + 700, cpu=0.1)
+    await writer.until_quiet(writer.keeper, again + 700)
+    assert MARK not in (await writer.metadata(hot))["labels"]
+
+
 async def test_a_sick_node_is_tightened_and_one_that_opted_out_is_not(writer: Writer) -> None:
     sick = await writer.node("sick", cpu=0.1)
     out = await writer.node("out", cpu=0.99, managed=False)

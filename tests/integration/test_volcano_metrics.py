@@ -6,18 +6,24 @@ import asyncio
 import base64
 import json
 import re
+import shlex
 import ssl
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
 import yaml
 from aiohttp import web
 
+from aggregator.feeds.serving_tls import RenewedTls
 from aggregator.feeds.volcano import CustomMetrics
 from aggregator.usage import Usage
 from tests import consumers
 from tests.controlplane import pki
+from tests.controlplane.cluster import ControlPlane
+from tests.controlplane.sandbox import Sandbox
 from tests.prometheus import tools
 from tests.support import START
 from tests.usage_builders import steady
@@ -26,8 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from tests.controlplane.api import Json
-    from tests.controlplane.cluster import ControlPlane
-    from tests.controlplane.sandbox import Sandbox
 
 NOW = START + 600
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "volcano.md"
@@ -35,15 +39,13 @@ SERVICES = "/apis/apiregistration.k8s.io/v1/apiservices"
 RAW = "/apis/custom.metrics.k8s.io/v1beta2/nodes/*/node_cpu_usage_avg"
 
 
-def certificate(folder: Path, name: str) -> tuple[str, ssl.SSLContext]:
-    """An authority for an APIService's ``caBundle``, and what our server shows."""
+def certificate(folder: Path, name: str) -> str:
+    """An authority for an APIService's ``caBundle``; what our server shows lies in the folder."""
     authority = pki.Authority()
     pair = authority.server([name], [])
     (folder / "tls.crt").write_bytes(pair.certificate)
     (folder / "tls.key").write_bytes(pair.key)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
-    return authority.pair.certificate.decode(), context
+    return authority.pair.certificate.decode()
 
 
 def available(service: Json) -> bool:
@@ -55,7 +57,16 @@ def available(service: Json) -> bool:
 async def plane(
     control_plane: ControlPlane, sandbox: Sandbox, tmp_path: Path
 ) -> AsyncIterator[ControlPlane]:
-    """The API server with our feed behind it, as docs/how-to/volcano.md says, but by a Service that is a name."""
+    """The API server with our feed behind it."""
+    async with behind(control_plane, sandbox, tmp_path):
+        yield control_plane
+
+
+@asynccontextmanager
+async def behind(
+    plane: ControlPlane, sandbox: Sandbox, folder: Path, client_authority: str = ""
+) -> AsyncIterator[int]:
+    """Our feed behind an API server, as docs/how-to/volcano.md says, but by a Service that is a name; the feed's port."""
     usage = Usage()
     steady(usage, "a", start=START, end=NOW, cpu=0.375, memory=0.25)
     steady(usage, "b", start=START, end=NOW - 60, cpu=1.0, memory=0.5)
@@ -64,8 +75,9 @@ async def plane(
     runner = web.AppRunner(app)
     await runner.setup()
     host = f"fleetmedic.{sandbox.namespace}.svc"
-    bundle, context = await asyncio.to_thread(certificate, tmp_path, host)
-    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    bundle = await asyncio.to_thread(certificate, folder, host)
+    tls = RenewedTls(str(folder / "tls.crt"), str(folder / "tls.key"), client_authority)
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls.context).start()
     port = runner.addresses[0][1]
     await sandbox.create(
         sandbox.path("services"),
@@ -80,19 +92,23 @@ async def plane(
         paths.append(f"{SERVICES}/{created['metadata']['name']}")
     try:
         for path in paths:
-            await control_plane.until(path, available)
-        yield control_plane
+            await plane.until(path, available)
+        yield port
     finally:
         for path in paths:  # before the server that they name is gone
-            await control_plane.request("DELETE", path)
+            await plane.request("DELETE", path)
         await runner.cleanup()
+
+
+def page() -> str:
+    return PAGE.read_text()
 
 
 def from_the_page(kind: str) -> list[Json]:
     """The objects of the block that has this kind."""
     [text] = [
         each
-        for each in re.findall(r"^```yaml\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+        for each in re.findall(r"^```yaml\n(.*?)^```", page(), re.MULTILINE | re.DOTALL)
         if f"kind: {kind}\n" in each
     ]
     return list(yaml.safe_load_all(text))
@@ -142,6 +158,52 @@ async def test_volcano_may_read_them_once_it_has_the_pages_role(
     async with asyncio.timeout(30):  # the API server learns of roles when it does, and tells nobody
         while (await plane.api.request("GET", RAW, headers=volcano))[0] != 200:
             await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+async def front_plane(control_plane: ControlPlane, tmp_path: Path) -> AsyncIterator[ControlPlane]:
+    """An API server that shows extensions who it is, as kubeadm sets it up."""
+    authority = pki.Authority()
+    pair = authority.client("front-proxy-client")
+    (tmp_path / "front-ca.crt").write_bytes(authority.pair.certificate)
+    (tmp_path / "front.crt").write_bytes(pair.certificate)
+    (tmp_path / "front.key").write_bytes(pair.key)
+    flags = [
+        f"--requestheader-client-ca-file={tmp_path / 'front-ca.crt'}",
+        "--requestheader-allowed-names=front-proxy-client",
+        "--requestheader-username-headers=X-Remote-User",
+        "--requestheader-group-headers=X-Remote-Group",
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+        f"--proxy-client-cert-file={tmp_path / 'front.crt'}",
+        f"--proxy-client-key-file={tmp_path / 'front.key'}",
+    ]
+    async with ControlPlane(
+        control_plane.binaries, folder=tmp_path / "plane", apiserver_args=flags
+    ) as plane:
+        yield plane
+
+
+@pytest.mark.cluster
+async def test_with_the_api_servers_authority_nobody_else_gets_an_answer(
+    front_plane: ControlPlane, tmp_path: Path
+) -> None:
+    """The authority is read as the page says."""
+    [command] = re.findall(
+        r"^(kubectl .*requestheader-client-ca-file.*) > (\S+)$", page(), re.MULTILINE
+    )
+    told = await front_plane.kubectl(*shlex.split(command[0])[1:])
+    (tmp_path / command[1]).write_text(told)
+    async with (
+        Sandbox(front_plane) as sandbox,
+        behind(front_plane, sandbox, tmp_path, str(tmp_path / command[1])) as port,
+    ):
+        raw = json.loads(await front_plane.kubectl("get", "--raw", RAW))
+        assert {each["describedObject"]["name"] for each in raw["items"]} == {"a", "b"}
+        anybody = ssl.create_default_context(cafile=front_plane.ca_file)
+        anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
+        async with aiohttp.ClientSession() as session:
+            with pytest.raises(aiohttp.ClientError):
+                await session.get(f"https://127.0.0.1:{port}{RAW}", ssl=anybody)
 
 
 async def ask(program: Path, plane: ControlPlane, metric: str) -> Any:

@@ -8,13 +8,17 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestServer
 
+from aggregator.scores.failures import FailureBook
+from aggregator.scores.inputs import node_facts
+from aggregator.scores.model import judge
 from aggregator.scores.placed import PlacedPod
 from aggregator.scores.requests import Passed
 from aggregator.scores.values import PodShape
 from aggregator.web.api import create_app
 from cli.__main__ import main
 from contract.vocabulary import Severity
-from tests.integration.web.world import World, finding
+from tests.integration.web.world import NOW, World, finding
+from tests.pod_failures import failure
 
 
 class Cli:
@@ -164,3 +168,24 @@ async def test_a_nodes_own_explanation_shows_its_score_with_every_term(
     found = await cli.json("explain", "node-1")
     assert found["score"]["verdict"] == "healthy"
     assert "What schedulers are told of it:" in found["text"]
+
+
+async def test_a_node_that_eats_pods_is_last_in_the_list_and_says_how(
+    world: World, cli: Cli
+) -> None:
+    failures = FailureBook()
+    for number, team in enumerate(["team-a", "team-b", "team-a"]):
+        at = NOW - 300 + 150 * number
+        failures.take(failure(number, team=team, node="node-2", at_seconds=at), NOW)
+    judged = failures.look(NOW, 3, lambda _: ())["node-2"]
+    world.pods(pod("train-0"))
+    known = node_facts("node-2", world.fleet.get("node-2"), None, None, judged.reason)
+    world.book.take_health(known, judge(known, NOW, 30.0))
+    world.book.settle(NOW)
+    found = await cli("why", "team-a/train-0")
+    assert "node-2  " in found
+    reason = "pods fail here at once: 3 of 2 workloads in 5 min, newest team-a/train-2: Error exit code 128"
+    assert reason in found
+    last = (await cli.json("why", "train-0", "--top", "3"))["candidates"][-1]
+    assert (last["node"], last["verdict"], last["reason"]) == ("node-2", "degraded", reason)
+    assert f"of 1000: {reason}" in await cli("explain", "node-2")

@@ -241,6 +241,7 @@ def aggregator_stats() -> AggregatorStats:
     stats.extender_passed_over.add("mig")
     stats.extender_seconds.observe(0.0007)
     stats.feeds = lambda: FEED_COUNTS
+    stats.failing_pods = lambda: {"gpu-c": 4, "gone": 3}
     stats.declined.add(("reboot-node", "approval"))
     stats.detect_to_decision.observe(0.3)
     return stats

@@ -318,6 +318,13 @@ class TestAggregatorPage:
             "unknown": 4,
         }
 
+    def test_only_nodes_that_eat_pods_say_how_many(self, pages: dict[str, bytes]) -> None:
+        page = pages["/aggregator"]
+        assert value(page, "fleetmedic_node_failing_pods", node="gpu-c") == 4
+        assert value(page, "fleetmedic_node_failing_pods", node="gpu-a") is None
+        assert value(page, "fleetmedic_node_failing_pods", node="gone") is None
+        assert value(page, "fleetmedic_aggregator_failing_pods_doubted") == 0
+
     def test_every_phase_has_a_count(self, pages: dict[str, bytes]) -> None:
         counts = {
             phase: value(pages["/aggregator"], "fleetmedic_incidents", phase=phase)

@@ -60,6 +60,12 @@ class TestWhich:
     def test_a_node_of_which_nothing_is_known_is_not_hot(self) -> None:
         assert not wanted({"n1"}, {}, {}, NODES, SETTINGS)
 
+    def test_before_ten_minutes_are_known_nobody_turns_hot_or_calm(self) -> None:
+        """Else every change of leader would take all thresholds off, and put them back a minute later."""
+        use = {"n1": 0.1, "n2": 0.99}
+        found = wanted({"n1"}, use, {"n4": "sick"}, NODES, SETTINGS, whole=False)
+        assert found.keys() == {"n4", "n1"}, "a sick one is known to be sick"
+
     def test_a_full_budget_does_not_make_nodes_take_turns(self) -> None:
         use = dict.fromkeys(NODES, 0.99) | {"n7": 0.8, "n8": 0.8}
         assert set(wanted({"n7", "n8"}, use, {}, NODES, SETTINGS)) == {"n7", "n8"}

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from aggregator.feeds.node_labels import (
     AGING_PER_SECOND,
+    RAISE_SETTLES,
     Carried,
     LabelMemory,
     LabelSettings,
@@ -151,6 +152,46 @@ def test_another_leader_in_between_makes_the_waiting_begin_anew() -> None:
 def test_a_new_node_of_which_nothing_is_known_is_neutral_at_once() -> None:
     [patch] = World().look({})
     assert (patch.band, patch.score) == (5, 500)
+
+
+def test_a_silent_node_is_not_preferred_to_the_best_healthy_one_with_room() -> None:
+    world = World("silent", "best", "full")
+    scores = {"silent": UNKNOWN, "best": score(340), "full": score(100)}
+    world.look(scores)
+    assert world.keys("silent") == ("3", "300")
+    assert world.keys("best")[0] == "3", "equal bands: how full they are decides"
+    world.look({**scores, "best": score(730)}, 61)
+    world.look({**scores, "best": score(730)}, 61)
+    assert world.keys("silent") == ("5", "500"), "and not punished either"
+
+
+def test_a_healthy_node_that_goes_to_and_fro_does_not_move_all_the_silent_ones() -> None:
+    silent = [f"silent-{each}" for each in range(20)]
+    world = World("best", *silent)
+    unknown = dict.fromkeys(silent, UNKNOWN)
+    world.look({"best": score(340), **unknown})
+    written: list[str] = []
+    for best in (470, 330, 470, 330):
+        written += [each.node for each in world.look({"best": score(best), **unknown}, 150)]
+    assert written == ["best"] * 4
+    for _ in range(3):
+        world.look({"best": score(470), **unknown}, RAISE_SETTLES * 120 + 1)
+    assert {world.keys(each) for each in silent} == {("4", "400")}, "it does follow"
+
+
+def test_where_no_healthy_node_has_room_or_is_known_the_silent_one_is_in_the_middle() -> None:
+    for others in (UNKNOWN, SICK, score(100), score(40, "degraded"), score(math.nan)):
+        world = World("silent", "other")
+        world.look({"silent": UNKNOWN, "other": others})
+        assert world.keys("silent") == ("5", "500")
+
+
+def test_silent_nodes_are_not_written_with_each_breath_of_the_best_one() -> None:
+    world = World("silent", "best", settle_seconds=120)
+    for points in (405, 395, 410, 398, 402, 396, 399):
+        world.look({"silent": UNKNOWN, "best": score(points)}, 61)
+    assert world.keys("silent") == ("4", "400")
+    assert [patch.node for _, patch in world.writes].count("silent") == 1
 
 
 @pytest.mark.parametrize("points", [math.nan, math.inf, -math.inf])

@@ -69,8 +69,8 @@ def test_times_shares_and_traffic_are_in_base_units() -> None:
             power_brake_nanoseconds=500_000_000,
             sm_active_percent=100.4,
             pcie_received_mebibytes_per_second=2,
-            pcie_received_bytes_per_second=7,
-            pcie_transmitted_bytes_per_second=8,
+            pcie_received_kilobytes_per_second=7,
+            pcie_transmitted_kilobytes_per_second=8,
             remap_pending=1,
             remap_failed=0,
         )
@@ -80,7 +80,7 @@ def test_times_shares_and_traffic_are_in_base_units() -> None:
     assert gpu.power_brake_seconds_total == 0.5
     assert gpu.sm_active_ratio == 1.0
     assert gpu.pcie_received_bytes_per_second == 2 << 20
-    assert gpu.pcie_transmitted_bytes_per_second == 8
+    assert gpu.pcie_transmitted_bytes_per_second == 8_000
     assert (gpu.remap_pending, gpu.remap_failed, gpu.retirement_pending) == (True, False, None)
 
 

@@ -25,10 +25,10 @@ from aggregator.cluster.errors import (
 from aggregator.cluster.nodes import node_path
 from aggregator.cluster.pen import Pen
 from aggregator.policy.devices.dra_objects import published
-from aggregator.policy.devices.planner import DeviceMemory, plan, unlabelled
+from aggregator.policy.devices.planner import DeviceMemory, carries, plan, taken, unlabelled
 from aggregator.policy.devices.values import BackEnd, DeviceSettings, NodePicture, Rule, Step
 from aggregator.policy.devices.wanted import wanted
-from aggregator.policy.model import ClusterView
+from aggregator.policy.model import ClusterNode, ClusterView
 
 SWEEP_SECONDS = 60.0
 """Between looks for what was left behind, while nothing is quarantined."""
@@ -86,6 +86,8 @@ class DeviceDesk:
         """Unix time of the newest look that saw everything; at first, of the first try."""
         self._hidden: frozenset[str] = frozenset()
         """Nodes that are signed and have no label by which they are found."""
+        self._uids: Mapping[str, str] = {}
+        """Of the Node objects that the newest look saw."""
         self._stands: dict[tuple[str, str], str] = {}
         self._imagined: dict[tuple[str, str], str] = {}
         """(node, reason) of what a dry run told already."""
@@ -97,6 +99,16 @@ class DeviceDesk:
         self.writes_total: dict[str, int] = dict.fromkeys(BackEnd, 0)
         """By back-end."""
         self.errors_total = 0
+
+    def in_force_on(self, nodes: Mapping[str, ClusterNode]) -> Mapping[str, frozenset[str]] | None:
+        """As ``in_force``, without Nodes that were made anew since: what was written on the old object is gone with it."""
+        if self.in_force is None:
+            return None
+        return {
+            name: devices
+            for name, devices in self.in_force.items()
+            if name not in nodes or nodes[name].uid == self._uids.get(name)
+        }
 
     async def run(
         self,
@@ -157,16 +169,18 @@ class DeviceDesk:
         )
         self._memory, self._seen = planned.memory, now
         self._hidden = frozenset(each.name for each in pictures if unlabelled(each))
+        self._uids = {each.name: each.uid for each in pictures}
         self._holds(planned.in_force, planned.words)
         self._tell(planned.words)
         until = asyncio.get_running_loop().time() + LIMIT_SECONDS
         for step in planned.steps:
-            if asyncio.get_running_loop().time() >= until or not await self._write(step):
+            if asyncio.get_running_loop().time() >= until or not await self._write(step, now):
                 break
         if self.errors_total == errors:
             self._complained.clear()
-        self._swept = None if pictures else now
-        return not pictures
+        busy = bool(named or planned.steps) or any(map(carries, pictures))
+        self._swept = None if busy else now
+        return not busy
 
     async def _look(
         self, view: ClusterView, named: set[str], now: float
@@ -241,7 +255,7 @@ class DeviceDesk:
                 raise
             return {}  # nobody asked for it, so nobody granted us to look
 
-    async def _write(self, step: Step) -> bool:
+    async def _write(self, step: Step, now: float) -> bool:
         """Whether we may write on."""
         served = self._served[1] if self._served else dra.Served()
         path = {
@@ -257,7 +271,12 @@ class DeviceDesk:
                     await self._pen.patch(path, step.body)
                 case "delete":
                     await self._pen.delete(path, step.body)
-        except (Conflict, NotFound):
+        except Conflict as error:
+            if step.verb == "create":
+                self._complain(f"rule {step.name}", error)
+                self._memory = taken(self._memory, step, now, self._settings)
+            return True  # else changed meanwhile: the next look decides anew
+        except NotFound:
             return True  # changed meanwhile: the next look decides anew
         except ApiError as error:
             self._complain(step.back_end, error, RIGHTS[step.back_end])

@@ -43,6 +43,7 @@ def picture_of(name: str, node: Json | None, plugin_devices: int, **more: Any) -
     return NodePicture(
         name=name,
         version=metadata["resourceVersion"],
+        uid=metadata.get("uid") or "",
         annotations=metadata.get("annotations") or {},
         labelled=has_label(metadata),
         plugin_devices=plugin_devices,

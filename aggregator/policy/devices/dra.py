@@ -159,7 +159,8 @@ class _Look:
 
     def _none_yet(self, wanted: Wanted, hardware: Published) -> str:
         key = _key(hardware, wanted)
-        if self._yields(key, wanted, text := "a person deleted its rule: not put back unasked"):
+        text = "a person deleted its rule, or took our label or annotations off it: not put back unasked"
+        if self._yields(key, wanted, text):
             return text
         if why := self._refused.get(wanted.device):
             return why

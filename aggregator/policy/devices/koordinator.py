@@ -47,8 +47,17 @@ def look(wanted: Mapping[str, Wanted], picture: NodePicture) -> Looked:
             "koordlet writes the node's Device, so its health is not ours to change: "
             "the node's taint stays"
         )
-        return Looked(seen=seen, words=dict.fromkeys(wanted, text))
+        steps = _handed_over(picture.name, picture.device_object, signatures)
+        return Looked(seen=seen, steps=steps, words=dict.fromkeys(wanted, text))
     return _look(wanted, picture, picture.device_object, signatures)
+
+
+def _handed_over(node: str, obj: Json, signatures: Signatures) -> tuple[Step, ...]:
+    """Our signature is taken off an object that koordlet took over: it judges each device anew, and what is signed is not ours."""
+    if not signature.of(signatures, BackEnd.KOORDINATOR):
+        return ()
+    why = "koordlet writes the node's Device now: each device's health is its word, and no longer signed"
+    return (_patch(node, obj, signatures, {}, {}, why),)
 
 
 def _look(

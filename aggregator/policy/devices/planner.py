@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from aggregator.policy.devices import dra, hami, koordinator, signature
+from aggregator.policy.devices import dra, dra_objects, hami, koordinator, signature
 from aggregator.policy.devices.values import (
     BackEnd,
     DeviceSettings,
@@ -105,6 +105,14 @@ def plan(
     return Planned(steps[: settings.steps_per_look], in_force, words, memory)
 
 
+def carries(picture: NodePicture) -> bool:
+    """Whether anything of ours is on this node; a label alone, which anybody may put there, is nothing."""
+    if picture.rules or signature.read(picture.annotations) != {}:
+        return True
+    obj = picture.device_object
+    return obj is not None and signature.read(obj["metadata"].get("annotations") or {}) != {}
+
+
 def unlabelled(picture: NodePicture) -> list[Step]:
     """Where a signature has lost its label: without it nobody would find after a crash what has to be taken back."""
     why = f"the label {signature.SIGNATURE} is how what is signed is found again; it lifts nothing"
@@ -122,6 +130,21 @@ def unlabelled(picture: NodePicture) -> list[Step]:
         name, body = metadata["name"], signature.labelling(metadata["resourceVersion"])
         steps.append(Step(picture.name, BackEnd.KOORDINATOR, "patch", "device", name, body, why))
     return steps
+
+
+def taken(memory: DeviceMemory, step: Step, now: float, settings: DeviceSettings) -> DeviceMemory:
+    """The memory after a rule could not be made, since one of its name is there that is not ours to see.
+
+    Somebody took our label or our annotations off it, and so made it theirs: it is neither adopted nor fought over. The node's
+    taint stays, and after ``retry_seconds`` it is tried again.
+    """
+    device = step.body["metadata"]["annotations"][dra_objects.DEVICE]
+    why = (
+        f"a DeviceTaintRule {step.name} is there without our label or annotations, so it is somebody else's: "
+        "delete it, and it is made anew"
+    )
+    refused = {**memory.refused, (step.node, device): (now + settings.retry_seconds, why)}
+    return msgspec.structs.replace(memory, refused=refused)
 
 
 T = TypeVar("T")

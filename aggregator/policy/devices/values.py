@@ -135,6 +135,8 @@ class NodePicture(msgspec.Struct, frozen=True, kw_only=True):
     """Koordinator's Device of this node."""
     troubles: Mapping[BackEnd, str] = {}
     """Why a back-end cannot be used here, in words."""
+    uid: str = ""
+    """Of the Node object: one that is made anew under the same name has another one."""
 
 
 class Step(NamedTuple):

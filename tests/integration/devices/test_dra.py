@@ -178,3 +178,23 @@ async def test_who_does_not_lead_reads_and_writes_nothing(dra: Dra) -> None:
     assert not await dra.of.look()
     assert len(dra.of.proxy.requests) == before
     assert dra.of.desk.in_force is None
+
+
+async def test_a_rule_that_somebody_made_theirs_is_told_and_not_fought_over(dra: Dra) -> None:
+    await dra.of.look()
+    (rule,) = await dra.rules()
+    path = f"{RULES}/{rule['metadata']['name']}"
+    stripped = {"metadata": {"annotations": dict.fromkeys(rule["metadata"]["annotations"])}}
+    await person(dra.plane, "PATCH", path, stripped)
+    before = dra.of.proxy.count("POST")
+    await dra.of.looks(2)
+    assert rule["metadata"]["name"] in dra.of.word
+    assert "delete it" in dra.of.word
+    assert dra.of.desk.errors_total == 1
+    await dra.of.looks(3)
+    assert dra.of.proxy.count("POST") == before + 1, "it waits ten minutes, not five seconds"
+    assert not dra.of.kept
+    await person(dra.plane, "DELETE", path)
+    dra.of.now += 600.0
+    await dra.quarantine()
+    assert dra.of.kept == {BAD}

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 import structlog
 
+from aggregator.cluster.nodes import reduce_node
 from aggregator.policy.devices.hami import CORDON, REGISTER
 from aggregator.policy.devices.signature import SIGNATURE
 from aggregator.policy.model import ClusterNode
@@ -210,3 +211,26 @@ async def test_a_server_without_devicetaintrules_is_told_where_dra_is_asked_for_
     await hami.look()
     assert "no right to read ResourceSlices" in hami.word
     assert not hami.kept
+
+
+async def test_a_label_alone_is_nothing_of_ours(hami: Desk, control_plane: ControlPlane) -> None:
+    note = {"metadata": {"labels": {SIGNATURE: "somebody"}}}
+    await person(control_plane, "PATCH", f"/api/v1/nodes/{hami.node}", note)
+    off = hami.new("off")
+    await off.run(lambda: hami.view, hami.hardware_of, lambda: hami.now)  # it ends by itself
+    assert hami.writes() == 0
+
+
+async def test_a_node_that_was_made_anew_keeps_nothing_of_the_old_one(
+    hami: Desk, control_plane: ControlPlane
+) -> None:
+    await hami.looks(2)
+    path = f"/api/v1/nodes/{hami.node}"
+    before = reduce_node(await hami.api.get(path)).node
+    assert hami.desk.in_force_on({hami.node: before}) == {hami.node: frozenset({BAD})}
+    await person(control_plane, "DELETE", path)
+    fresh = {"metadata": {"name": hami.node, "annotations": {REGISTER: REGISTERED}}}
+    after = reduce_node(await person(control_plane, "POST", "/api/v1/nodes", fresh)).node
+    assert hami.desk.in_force_on({hami.node: after}) == {}, "its list went with the old object"
+    await hami.looks(2)
+    assert hami.desk.in_force_on({hami.node: after}) == {hami.node: frozenset({BAD})}

@@ -103,3 +103,21 @@ async def test_a_device_that_a_person_set_healthy_stays_so(
     assert await health(koordinator) == {"GPU-3b": True, "GPU-86": True}
     assert not koordinator.kept
     assert "a person set it healthy" in koordinator.word
+
+
+async def test_a_device_that_koordlet_took_over_is_no_longer_signed_and_costs_nothing_more(
+    koordinator: Desk, control_plane: ControlPlane
+) -> None:
+    await koordinator.looks(2)
+    path = f"{DEVICES}/{koordinator.node}"
+    everything = {"spec": device(koordinator.node)["spec"]}  # as koordlet writes it: all of it
+    await person(control_plane, "PATCH", f"{path}?fieldManager=koordlet", everything)
+    before = koordinator.writes()
+    await koordinator.looks(2)
+    after = await read(koordinator)
+    assert SIGNATURE not in after["metadata"].get("annotations", {})
+    assert SIGNATURE not in after["metadata"].get("labels", {})
+    assert await health(koordinator) == {"GPU-3b": True, "GPU-86": True}, "its word"
+    assert koordinator.writes() == before + 1
+    koordinator.recover()
+    assert await koordinator.look(), "nothing of ours is left to look after"
