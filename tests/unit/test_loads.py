@@ -121,4 +121,4 @@ def test_a_busier_neighbour_is_never_less_risky(one: list[float], own: list[floa
     calm = history(*one)
     busy = history(*(min(1.0, each + 0.2) for each in one))
     low, high = overload_risks([calm.shares, busy.shares], history(*own).shares)
-    assert low <= high + 1e-9
+    assert low <= high + 1e-6  # a history adds up in 32 bits
