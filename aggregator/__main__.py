@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     from aggregator.runtime import Aggregator, make_edge
 
     async def work() -> None:
-        await Aggregator(settings, edge_for(settings, make_edge)).run()
+        await Aggregator(settings, edge_for(settings, make_edge), alone=True).run()
 
     try:
         asyncio.run(run_until_signal(work()))

@@ -95,10 +95,19 @@ def _webhook(settings: AggregatorSettings) -> Webhook | None:
 
 
 class Aggregator:
-    """The whole aggregator in one object; ``run`` is its life."""
+    """The whole aggregator in one object; ``run`` is its life.
 
-    def __init__(self, settings: AggregatorSettings, edge: ClusterEdge) -> None:
+    Args:
+        settings: all of them.
+        edge: the cluster, or what stands for it.
+        alone: whether the process is the aggregator's own, so that its priority may be lowered behind the extender's.
+    """
+
+    def __init__(
+        self, settings: AggregatorSettings, edge: ClusterEdge, *, alone: bool = False
+    ) -> None:
         self.settings = settings
+        self._alone = alone
         self.edge = edge
         self.fleet = Fleet()
         self.journal = Journal()
@@ -222,6 +231,7 @@ class Aggregator:
             leading=lambda: self.edge.leading,
             scale=self.settings.extender_scale,
             stale_after_seconds=self.settings.silent_after_seconds,
+            behind=self._alone,
         )
         await extender.bind()
         return extender

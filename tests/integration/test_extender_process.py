@@ -15,12 +15,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from aggregator.config import ENV_PREFIX
 from aggregator.feeds import extender_process
 from aggregator.feeds.extender import FILTER_PATH, PRIORITIZE_PATH
-from aggregator.feeds.extender_process import ExtenderProcess
+from aggregator.feeds.extender_process import BEHIND, ExtenderProcess
 from aggregator.scores.book import ScoreBook
 from aggregator.stats import AggregatorStats
 from contract.vocabulary import Severity
@@ -320,6 +321,25 @@ async def test_when_the_aggregator_is_killed_the_port_is_closed(tmp_path: Path) 
         assert len(await asyncio.to_thread(ask, port, NAMES)) == len(NAMES)
         process.kill()
         await until(lambda: not listens(port))
+
+
+async def test_the_process_that_a_scheduler_waits_for_goes_before_the_aggregator(
+    tmp_path: Path,
+) -> None:
+    async with aggregator(tmp_path) as (process, _):
+        (child,) = psutil.Process(process.pid).children()
+        tasks = Path(f"/proc/{process.pid}/task")
+        await until(
+            lambda: min(nice_of(task.name) for task in tasks.iterdir()) >= BEHIND,
+        )
+        assert child.nice() == os.getpriority(os.PRIO_PROCESS, 0)
+
+
+def nice_of(thread: str) -> int:
+    try:
+        return os.getpriority(os.PRIO_PROCESS, int(thread))
+    except ProcessLookupError:
+        return BEHIND
 
 
 async def test_a_signal_to_the_whole_group_ends_both_cleanly(tmp_path: Path) -> None:
