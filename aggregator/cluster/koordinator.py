@@ -22,7 +22,7 @@ from aggregator.cluster.errors import (
     TooManyRequests,
     Unavailable,
 )
-from aggregator.cluster.pen import Pen
+from aggregator.cluster.pen import Pen, permitted
 from aggregator.feeds.koordinator import (
     FRESH_SECONDS,
     Readings,
@@ -124,7 +124,7 @@ class NodeMetrics:
             if done and not self._settings.enabled:
                 return
             pause = max(1.0, ROUND_SECONDS - (clock() - started))
-            await asyncio.sleep(pause if self._may() else WAITING_SECONDS)
+            await asyncio.sleep(pause if permitted(self._permit) else WAITING_SECONDS)
 
     async def step(self, view: ClusterView, now: float) -> bool:
         """One round; no answer of the server is an error here.
@@ -163,13 +163,6 @@ class NodeMetrics:
         except ApiError as error:
             self.errors_total += 1
             self._tell({"": str(error)})
-            return False
-        return True
-
-    def _may(self) -> bool:
-        try:
-            self._permit()
-        except EdgeError:
             return False
         return True
 

@@ -18,7 +18,7 @@ from aggregator.cluster.errors import (
     Unavailable,
 )
 from aggregator.cluster.nodes import NODES, node_path
-from aggregator.cluster.pen import Pen
+from aggregator.cluster.pen import Pen, permitted
 from aggregator.feeds.koordinator_thresholds import (
     MARK,
     MAX_WRITES,
@@ -86,14 +86,7 @@ class UsageThresholds:
             idle = await self.step(view(), wall())
             if idle and not self._settings.enabled:
                 return
-            await asyncio.sleep(LOOK_SECONDS if self._may() else WAITING_SECONDS)
-
-    def _may(self) -> bool:
-        try:
-            self._permit()
-        except EdgeError:
-            return False
-        return True
+            await asyncio.sleep(LOOK_SECONDS if permitted(self._permit) else WAITING_SECONDS)
 
     async def step(self, view: ClusterView, now: float) -> bool:
         """Write what is due; no answer of the server is an error here.

@@ -7,7 +7,17 @@ they have to go on while everything else is stopped, and are never dry.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from aggregator.cluster import EdgeError
 from aggregator.cluster.client import Api, Json
+
+
+def permitted(permit: Callable[[], None]) -> bool:
+    """Whether we may write now, as ``Pen`` asks right before each request."""
+    try:
+        permit()
+    except EdgeError:
+        return False
+    return True
 
 
 class Pen:

@@ -200,18 +200,14 @@ def _say(writer: asyncio.StreamWriter, word: Word) -> bool:
     return True
 
 
-def _take_short_turns() -> bool:
-    """Ask the kernel for ``TURN_NANOSECONDS``; whether it listens. Linux before 6.12 takes it and does nothing (sched_setattr(2))."""
+def _take_short_turns() -> None:
+    """Ask the kernel for ``TURN_NANOSECONDS``. Linux before 6.12 takes it and does nothing (sched_setattr(2))."""
     number = _SCHED_SETATTR.get(os.uname().machine)
     if number is None:
-        return False
-    size_policy_flags, nice = (
-        (_SCHED_ATTR.size, os.SCHED_OTHER, 0),
-        os.getpriority(os.PRIO_PROCESS, 0),
-    )
-    attributes = _SCHED_ATTR.pack(*size_policy_flags, nice, 0, TURN_NANOSECONDS, 0, 0)
-    done: int = ctypes.CDLL(None).syscall(number, 0, attributes, 0)
-    return done == 0
+        return
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    asked = _SCHED_ATTR.pack(_SCHED_ATTR.size, os.SCHED_OTHER, 0, nice, 0, TURN_NANOSECONDS, 0, 0)
+    ctypes.CDLL(None).syscall(number, 0, asked, 0)
 
 
 def main() -> int:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.e2e.scheduler_rig import scheduler_rig
 from tests.e2e.shift import shift_of_two
 from tests.e2e.ward import treating
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from tests.controlplane.cluster import ControlPlane
     from tests.controlplane.sandbox import Sandbox
+    from tests.e2e.scheduler_rig import SchedulerRig
     from tests.e2e.shift import Shift
     from tests.e2e.ward import Ward
 
@@ -31,3 +33,12 @@ async def shift(kwok: ControlPlane, sandbox: Sandbox, tmp_path: Path) -> AsyncIt
     """Two of them, of which one leads."""
     async with shift_of_two(kwok, sandbox, tmp_path) as two:
         yield two
+
+
+@pytest.fixture
+async def scheduling(
+    control_plane: ControlPlane, sandbox: Sandbox, tmp_path: Path
+) -> AsyncIterator[SchedulerRig]:
+    """A corner of the cluster for nodes, pods and one aggregator."""
+    async with scheduler_rig(control_plane, sandbox, tmp_path) as one:
+        yield one

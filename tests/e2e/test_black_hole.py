@@ -9,27 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.controlplane.api import MERGE
-from tests.e2e.scheduler_rig import DEADLINE_S, LOOK_S, scheduler_rig
+from tests.e2e.scheduler_rig import DEADLINE_S, LOOK_S
 from tests.pod_failures import refused
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
-
-    from tests.controlplane.cluster import ControlPlane
-    from tests.controlplane.sandbox import Sandbox
     from tests.e2e.scheduler_rig import SchedulerRig
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
-
-
-@pytest.fixture
-async def scheduling(
-    control_plane: ControlPlane, sandbox: Sandbox, tmp_path: Path
-) -> AsyncIterator[SchedulerRig]:
-    """A corner of the cluster for nodes, pods and one aggregator."""
-    async with scheduler_rig(control_plane, sandbox, tmp_path) as one:
-        yield one
 
 
 async def refuse(scheduling: SchedulerRig, pod: str) -> None:

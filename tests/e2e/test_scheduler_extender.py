@@ -16,14 +16,9 @@ import psutil
 import pytest
 
 from aggregator.feeds.extender import FULL_NAMES
-from tests.e2e.scheduler_rig import SHIPPED_TIMEOUT_S, scheduler_rig
+from tests.e2e.scheduler_rig import SHIPPED_TIMEOUT_S
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
-
-    from tests.controlplane.cluster import ControlPlane
-    from tests.controlplane.sandbox import Sandbox
     from tests.e2e.scheduler_rig import SchedulerRig
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
@@ -39,15 +34,6 @@ CALLS = 2
 """Filter and prioritize: each may take its timeout."""
 SLACK_S = 3.0
 """For a machine that runs many tests at once; a pod that is put off waits for the scheduler's own backoff and more."""
-
-
-@pytest.fixture
-async def scheduling(
-    control_plane: ControlPlane, sandbox: Sandbox, tmp_path: Path
-) -> AsyncIterator[SchedulerRig]:
-    """A corner of the cluster for nodes, pods and one aggregator."""
-    async with scheduler_rig(control_plane, sandbox, tmp_path) as one:
-        yield one
 
 
 async def test_small_pods_fill_nodes_that_are_in_use_and_leave_whole_nodes_to_large_ones(

@@ -46,7 +46,12 @@ TIMES = 5
 
 def main() -> None:
     """Record and print."""
-    nvml.nvmlInit()
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError as error:
+        sys.exit(
+            f"no NVIDIA driver answers here ({error}); run this on a machine where nvidia-smi works"
+        )
     gpus = [nvml.nvmlDeviceGetHandleByIndex(n) for n in range(nvml.nvmlDeviceGetCount())]
     found = {
         "driver_version": nvml.nvmlSystemGetDriverVersion(),

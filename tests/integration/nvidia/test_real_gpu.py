@@ -18,6 +18,9 @@ Answers = list[dict[str, str]]
 
 pytestmark = pytest.mark.skipif(NVIDIA_SMI is None, reason="no nvidia-smi here: no NVIDIA driver")
 
+RECOVERY_ACTIONS = ("None", "Reset", "Reboot", "Drain P2P", "Drain and Reset")
+"""nvidia-smi's words, in the order of NVML's numbers."""
+
 SAME: dict[str, tuple[str, Callable[[str], Any]]] = {
     "uuid": ("uuid", str),
     "pci.bus_id": ("pci_bus_id", lambda text: text.lower()[4:]),
@@ -39,7 +42,7 @@ SAME: dict[str, tuple[str, Callable[[str], Any]]] = {
     "ecc.errors.uncorrected.aggregate.total": ("ecc_uncorrected_aggregate_total", int),
     "gpu_recovery_action": (
         "recovery_action",
-        lambda text: {"None": 0, "Reset": 1, "Reboot": 2}[text],
+        RECOVERY_ACTIONS.index,
     ),
 }
 """nvidia-smi's column → our field, and how to read the column. Where nvidia-smi says N/A we say nothing."""
