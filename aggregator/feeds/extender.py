@@ -37,14 +37,12 @@ import numpy as np
 from aggregator.feeds.extender_board import Board
 from aggregator.feeds.extender_counts import ExtenderCounters
 from aggregator.feeds.extender_pod import Wish, wish_of
-from aggregator.feeds.extender_scale import DEFAULT_SCALE, favour, favourite, short, spread
+from aggregator.feeds.extender_ranking import Ranking, ranked
+from aggregator.feeds.extender_scale import DEFAULT_SCALE
 from aggregator.scores.ailing import lacks_healthy_devices
 from aggregator.scores.model import (
     NEUTRAL_SCORE,
     STALE_AFTER_SECONDS,
-    UNKNOWN,
-    Ints,
-    no_prize_for_silence,
 )
 from aggregator.scores.terms import Newcomer
 
@@ -202,27 +200,18 @@ class Extender:
         if not self._speaks(asked):
             number = NEUTRAL_SCORE * self._scale // 1000
             return [_Host(name, number) for name in names] if whole else []
-        numbers = self._numbers(asked)
-        if not whole:
-            told, numbers = short(numbers)
-            names = [names[place] for place in told.tolist()]
-        return list(map(_Host, names, numbers.tolist()))
+        ranking = self._ranking(asked)
+        if whole:
+            return list(map(_Host, names, ranking.each().tolist()))
+        told, differences = ranking.few()
+        return list(map(_Host, [names[place] for place in told], differences))
 
-    def _numbers(self, asked: Question) -> Ints:
-        """By place among the names, 0..``scale``."""
-        board = self._board
-        rows = board.places(asked.names)
-        self._counters.extender_unknown_nodes_total += int(np.count_nonzero(rows < 0))
-        verdicts = np.where(rows < 0, UNKNOWN, board.verdicts[rows])
-        scores = no_prize_for_silence(self._scores(asked.wish)[rows], verdicts)
-        numbers = spread(scores, self._scale)
-        if len(rows) and (chosen := favourite(rows, scores, verdicts)) is not None:
-            return favour(numbers, chosen, self._scale)
-        return numbers
-
-    def _scores(self, wish: Wish) -> Ints:
-        scores = None if wish.pod is None else self._board.array(wish.pod)
-        return self._board.generic if scores is None else scores
+    def _ranking(self, asked: Question) -> Ranking:
+        levels = self._board.levels(asked.wish.pod) or self._board.levels(None)
+        assert levels is not None  # noqa: S101 - the protocol's word
+        ranking = ranked(levels, self._board.places(asked.names), self._scale)
+        self._counters.extender_unknown_nodes_total += ranking.strangers
+        return ranking
 
     def _filtered(self, asked: Question) -> _FilterReply:
         """The nodes that may take the pod, and why the others may not."""

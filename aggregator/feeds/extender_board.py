@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from aggregator.scores.ailing import Ailment
-from aggregator.scores.model import Codes, Ints
+from aggregator.scores.levels import Levels
+from aggregator.scores.model import Ints
 from aggregator.scores.table import Places
 from aggregator.scores.terms import Newcomer
 
@@ -21,19 +22,14 @@ class Board(Protocol):
         """Unix time at which the scores were last brought up to date; ``None``: never."""
 
     @property
-    def verdicts(self) -> Codes:
-        """By row, places in ``model.VERDICTS``."""
-
-    @property
     def ailing(self) -> Mapping[int, Ailment]:
         """By row, what is wrong there; where nothing is, there is no entry."""
-
-    @property
-    def generic(self) -> Ints:
-        """The scores without a pod in hand by row, 0..1000, and one more at the end: that of a node nobody knows."""
 
     def places(self, names: Sequence[str]) -> Places:
         """The row of each of these nodes; -1: not known."""
 
     def array(self, pod: Newcomer) -> Ints | None:
-        """The scores for a pod, as ``generic``; ``None``: they are not at hand."""
+        """The scores for a pod by row, 0..1000, and one more for a node nobody knows; ``None``: they are not at hand."""
+
+    def levels(self, pod: Newcomer | None) -> Levels | None:
+        """The same as levels; without a pod in hand they are always there."""

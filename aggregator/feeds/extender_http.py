@@ -8,13 +8,16 @@ import asyncio
 from collections.abc import Callable, Collection
 from http import HTTPStatus
 
-from aggregator.feeds.extender_request import RefusedError, Request
+from aggregator.feeds.extender_request import RefusedError, Request, head_of
 
 Reply = Callable[[bytes], None]
 """Takes the answer, now or later, once."""
 
 Answer = Callable[[str, bytes | bytearray | None, Reply], None]
 """(path, body, reply): answers one request; ``None``: the body was larger than is taken."""
+
+ROOM_BYTES = 256 << 10
+"""Read at a time, into one buffer that all connections share; a request about 5,000 nodes fits."""
 
 MAX_HEAD_BYTES = 16 << 10
 MAX_CHUNK_LINE_BYTES = 256
@@ -54,6 +57,8 @@ class Server:
         self.paths = paths
         self.max_body_bytes = max_body_bytes
         self.keep = keep
+        self.room = bytearray(ROOM_BYTES)
+        """Where what is received lands first; whoever received it has looked at all of it before the next one does."""
         self.held_bytes = 0
         """Of bodies that are being read."""
         self.connections: dict[Connection, None] = {}
@@ -82,7 +87,7 @@ class Server:
                 connection.check(loop.time())
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """One client. Requests are answered one after the other."""
 
     def __init__(self, server: Server) -> None:
@@ -90,7 +95,10 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._got = bytearray()
-        """Received, and not looked at yet."""
+        """Received, and left for later."""
+        self._data = self._got
+        self._start, self._stop = 0, 0
+        """What is looked at now: this part of ``_data``, which is ``_got`` or the room that all share."""
         self._request: Request | None = None
         """The one whose body is being read."""
         self._answering = False
@@ -119,13 +127,22 @@ class Connection(asyncio.Protocol):
         self._drop_request()
         self._transport = None
         self._got.clear()
+        self._start = self._stop = 0
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> bytearray:
+        """Where to put what comes."""
+        return self._server.room
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Go on reading."""
         if not self._got and self._request is None and not self._answering:
             self._deadline = self._loop.time() + REQUEST_SECONDS
-        self._got += data
-        self._read()
+        if self._got:
+            self._got += memoryview(self._server.room)[:nbytes]
+            self._read_kept()
+        else:
+            self._data, self._start, self._stop = self._server.room, 0, nbytes
+            self._read()
 
     def eof_received(self) -> bool:
         """They will say no more; an answer that is due is still given."""
@@ -158,86 +175,96 @@ class Connection(asyncio.Protocol):
         if now > self._deadline:
             self.abort()
 
+    def _read_kept(self) -> None:
+        """Go on with what was left for later."""
+        self._data, self._start, self._stop = self._got, 0, len(self._got)
+        self._read()
+
     def _read(self) -> None:
         try:
             while self._transport is not None and not self._answering:
                 if self._request is None:
                     self._request = self._head()
                     if self._request is None:
-                        return
+                        break
                 if not self._body(self._request):
-                    return
+                    break
                 self._ask(self._request)
         except RefusedError as refused:
             self._refuse(refused)
+        if self._data is self._got:
+            del self._got[: self._start]
+        else:
+            self._got += memoryview(self._data)[self._start : self._stop]
+        self._data, self._start, self._stop = self._got, 0, len(self._got)
 
     def _head(self) -> Request | None:
         """The next request's head, once all of it is there."""
-        end = self._got.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
-        if end < 0:
-            if len(self._got) >= MAX_HEAD_BYTES:
+        head = self._line(b"\r\n\r\n", MAX_HEAD_BYTES)
+        if head is None:
+            if self._stop - self._start >= MAX_HEAD_BYTES:
                 raise RefusedError(
                     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the head is too large"
                 )
             return None
-        request = Request(bytes(self._got[:end]))
-        del self._got[: end + 4]
-        if request.path not in self._server.paths:
+        request = Request(said := head_of(head))
+        if said.path not in self._server.paths:
             raise RefusedError(HTTPStatus.NOT_FOUND, f"there is {', '.join(self._server.paths)}")
-        if request.method != "POST":
+        if said.method != "POST":
             raise RefusedError(HTTPStatus.METHOD_NOT_ALLOWED, "it takes POST")
-        if request.expects and not self._got and self._transport is not None:
+        if said.expects and self._start == self._stop and self._transport is not None:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return request
 
     def _body(self, request: Request) -> bool:
         """Whether all of it is there."""
-        if not request.chunked:
-            self._keep(request, request.left)
+        if not request.head.chunked:
+            self._keep(request)
             return request.left == 0
         while True:
             if request.left:
-                self._keep(request, request.left)
+                self._keep(request)
                 if request.left:
                     return False
                 request.between = True
-            line = self._line()
+            line = self._line(b"\r\n", MAX_CHUNK_LINE_BYTES)
             if line is None:
+                if self._stop - self._start >= MAX_CHUNK_LINE_BYTES:
+                    raise RefusedError(HTTPStatus.BAD_REQUEST, "a line between chunks is too long")
                 return False
             if request.take_chunk_line(line):
                 return True
 
-    def _line(self) -> bytes | None:
-        end = self._got.find(b"\r\n", 0, MAX_CHUNK_LINE_BYTES)
-        if end < 0:
-            if len(self._got) >= MAX_CHUNK_LINE_BYTES:
-                raise RefusedError(HTTPStatus.BAD_REQUEST, "a line between chunks is too long")
+    def _line(self, end: bytes, most: int) -> bytes | None:
+        """Up to this end, which is within so many bytes; ``None``: it is not there."""
+        found = self._data.find(end, self._start, min(self._stop, self._start + most))
+        if found < 0:
             return None
-        line = bytes(self._got[:end])
-        del self._got[: end + 2]
+        line = bytes(self._data[self._start : found])
+        self._start = found + len(end)
         return line
 
-    def _keep(self, request: Request, count: int) -> None:
-        """Move up to so many bytes from what was received into the body, or drop them where it is too large."""
+    def _keep(self, request: Request) -> None:
+        """Take what is there of the body, or drop it where that is too large."""
         server = self._server
-        part = self._got if count >= len(self._got) else self._got[:count]
-        request.left -= len(part)
-        fits = len(request.body) + len(part) <= server.max_body_bytes
-        if request.kept and (not fits or server.held_bytes + len(part) > MAX_HELD_BYTES):
+        count = min(request.left, self._stop - self._start)
+        request.left -= count
+        fits = len(request.body) + count <= server.max_body_bytes
+        if request.kept and (not fits or server.held_bytes + count > MAX_HELD_BYTES):
             server.held_bytes -= len(request.body)
             request.kept, request.body = False, bytearray()
         if request.kept:
-            server.held_bytes += len(part)
-            request.body += part
-        del self._got[: len(part)]
+            server.held_bytes += count
+            request.body += memoryview(self._data)[self._start : self._start + count]
+        self._start += count
 
     def _ask(self, request: Request) -> None:
-        self._last = self._last or request.last
+        self._last = self._last or request.head.last
         body = request.body if request.kept else None
         self._drop_request()
         self._answering = True
         self._deadline = self._loop.time() + REQUEST_SECONDS
-        self._server.answer(request.path, body, self._reply)
+        self._server.answer(request.head.path, body, self._reply)
         if self._answering and self._transport is not None:
             self._transport.pause_reading()
 
@@ -268,14 +295,14 @@ class Connection(asyncio.Protocol):
     def _rest(self) -> None:
         """After an answer: what was sent meanwhile, or nothing."""
         now = self._loop.time()
-        self._deadline = now + (REQUEST_SECONDS if self._got else IDLE_SECONDS)
+        self._deadline = now + (REQUEST_SECONDS if self._start < self._stop else IDLE_SECONDS)
         connections = self._server.connections
         if connections.pop(self, self) is None:
             connections[self] = None  # heard of last
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
             if self._got:
-                self._loop.call_soon(self._read)
+                self._loop.call_soon(self._read_kept)
 
     def _refuse(self, refused: RefusedError) -> None:
         transport = self._transport

@@ -7,6 +7,7 @@ import numpy as np
 
 from aggregator.feeds.extender_frames import Update, changed
 from aggregator.scores.ailing import Ailment
+from aggregator.scores.levels import Levels, levels_of
 from aggregator.scores.model import NEUTRAL_SCORE, UNKNOWN, Codes, Ints
 from aggregator.scores.table import Places
 from aggregator.scores.terms import Newcomer
@@ -25,6 +26,8 @@ class Mirror:
         self._index: dict[str, int] = {}
         self._ailing: dict[int, Ailment] = {}
         self._scores: dict[Newcomer, Ints] = {}
+        self._levels: dict[Newcomer | None, Levels] = {}
+        """Those that were asked for since the last change."""
 
     @property
     def size(self) -> int:
@@ -50,6 +53,16 @@ class Mirror:
         """The scores for a pod by row, and one more for an unknown node; ``None``: they are not here."""
         return self._scores.get(pod)
 
+    def levels(self, pod: Newcomer | None) -> Levels | None:
+        """The same as levels; ``None`` as above, never so without a pod."""
+        found = self._levels.get(pod)
+        if found is None:
+            scores = self.generic if pod is None else self._scores.get(pod)
+            if scores is None:
+                return None
+            found = self._levels[pod] = levels_of(scores, self.verdicts)
+        return found
+
     def apply(self, update: Update) -> None:
         """Take in what became another.
 
@@ -65,6 +78,7 @@ class Mirror:
         if update.verdicts is not None:
             verdicts = changed(self.verdicts.astype(np.int64), update.verdicts)
             self.verdicts = verdicts.astype(np.int8)
+            self._levels.clear()
         if update.generic is not None:
             self.generic = changed(self.generic, update.generic)
             self._scores = {
@@ -72,11 +86,14 @@ class Mirror:
                 for pod, scores in self._scores.items()
                 if len(scores) == len(self.generic)  # of others it has no number for the new rows
             }
+            self._levels.clear()
         for pod in update.dropped:
             self._scores.pop(pod, None)
+            self._levels.pop(pod, None)
         if update.scores is not None:
             pod, change = update.scores
             self._scores[pod] = changed(self._scores.get(pod), change)
+            self._levels.pop(pod, None)
         if update.settled_seconds is not None:
             self.settled_seconds = update.settled_seconds
         if update.leading is not None:

@@ -1,12 +1,13 @@
 """What a pod in a scheduler's request means to the scores: its wish, or why it is passed over. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from aggregator.scores.placed import PlacedPod, placed_pod
 from aggregator.scores.plain import dicts_of, mapping_of
+from aggregator.scores.requests import Ask, ask_of
 from aggregator.scores.terms import Newcomer, shared
 from aggregator.scores.values import PodShape
 
@@ -59,7 +60,7 @@ def wish_of(pod: Mapping[str, Any]) -> Wish | None:
     for part in ("containers", "initContainers", "resourceClaims"):
         if not isinstance(mapping_of(spec).get(part), list | None):
             return None
-    found = wish_of_placed(placed_pod(pod))
+    found = _wish(ask_of(pod), lambda shape: newcomer_of(placed_pod(pod), shape))
     if not found.ours and (name := _named(mapping_of(spec))):
         reason = f"asks for {name} in a way that is not read here"
         return Wish(True, None, "unknown-device", reason)
@@ -68,11 +69,15 @@ def wish_of(pod: Mapping[str, Any]) -> Wish | None:
 
 def wish_of_placed(placed: PlacedPod) -> Wish:
     """The wish of a pod that the cluster lists."""
-    ask = placed.ask
+    return _wish(placed.ask, lambda shape: newcomer_of(placed, shape))
+
+
+def _wish(ask: Ask, in_use: Callable[[PodShape], Newcomer]) -> Wish:
+    """What an ask means; the second one is asked about shapes that share a device: there it matters whose pod it is."""
     if isinstance(ask, PodShape):
         if not ask.gpu_count:
             return Wish(pod=Newcomer(shape=coarse(ask)) if ask.cpu_milli else None)
-        return Wish(True, newcomer_of(placed, ask))
+        return Wish(True, in_use(ask) if shared(ask) else Newcomer(shape=ask))
     label = next((label for words, label in REASONS if words in ask.reason), "odd-amount")
     return Wish(True, None, label, ask.reason)
 

@@ -4,7 +4,9 @@ What can be read in two ways is refused (RFC 9112): two lengths, a length beside
 """
 
 import re
+from functools import lru_cache
 from http import HTTPStatus
+from typing import NamedTuple
 
 MAX_HEADERS = 64
 
@@ -16,6 +18,9 @@ _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUE = re.compile(rb"[\t -~\x80-\xff]*")
 _LENGTH = re.compile(rb"[0-9]{1,15}")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[\t -~\x80-\xff]*)?")
+_CONTENT_LENGTH = b"\r\nContent-Length: "
+_REMEMBERED = 256
+"""Heads, of up to 16 KiB each."""
 _SINGLE = (b"content-length", b"transfer-encoding", b"host", b"expect")
 """Headers of which a second one contradicts the first."""
 
@@ -28,40 +33,53 @@ class RefusedError(Exception):
         self.status = status
 
 
-class Request:
-    """One request; its head is read when it is made, its body grows.
+class Head(NamedTuple):
+    """What the head of a request says."""
+
+    method: str
+    path: str
+    length: int
+    """Of the body, in bytes; 0 where it comes in chunks."""
+    chunked: bool
+    last: bool
+    """Whether no other request follows on this connection."""
+    expects: bool
+    """Whether the client waits for ``100 Continue``."""
+
+
+def head_of(text: bytes) -> Head:
+    """One head, without the empty line at its end.
+
+    A client says the same each time, but for the length: what the rest means is remembered.
 
     Raises:
-        RefusedError: its head cannot be taken.
+        RefusedError: it cannot be taken.
+    """
+    before, found, rest = text.partition(_CONTENT_LENGTH)
+    length, line, after = rest.partition(b"\r\n")
+    if not found or _LENGTH.fullmatch(length) is None:
+        return _head(text, counted=False)
+    return _head(before + line + after, counted=True)._replace(length=int(length))
+
+
+class Request:
+    """One request, whose body grows.
+
+    Args:
+        head: what it says.
     """
 
-    def __init__(self, head: bytes) -> None:
-        first, *lines = head.split(b"\r\n")
-        found = _REQUEST_LINE.fullmatch(first)
-        if found is None:
-            raise RefusedError(HTTPStatus.BAD_REQUEST, "this is no HTTP/1.1 request")
-        self.method = found[1].decode()
-        self.path = found[2].decode().partition("?")[0]
+    def __init__(self, head: Head) -> None:
+        self.head = head
         self.body = bytearray()
         self.kept = True
         """Whether the body is not too large so far."""
+        self.left = head.length
+        """Of the body, or of the chunk that is being read."""
         self.between = False
         """Whether the end of a chunk's line comes next."""
         self._ended = False
         self._lines = 0
-        headers = _headers(lines)
-        old = found[3] == b"0"
-        if not old and b"host" not in headers:
-            raise RefusedError(HTTPStatus.BAD_REQUEST, "a request without Host")
-        words = {word.strip() for word in headers.get(b"connection", b"").lower().split(b",")}
-        self.last = old or b"close" in words
-        self.left = _length(headers)
-        """Of the body, or of the chunk that is being read."""
-        self.chunked = _is_chunked(headers, old=old)
-        expected = headers.get(b"expect", b"").lower()
-        if expected not in (b"", b"100-continue"):
-            raise RefusedError(HTTPStatus.EXPECTATION_FAILED, "only 100-continue is expected here")
-        self.expects = bool(expected) and not old
 
     def take_chunk_line(self, line: bytes) -> bool:
         """A line outside of the chunks; whether it is the last one."""
@@ -83,6 +101,34 @@ class Request:
         return False
 
 
+@lru_cache(_REMEMBERED)
+def _head(text: bytes, *, counted: bool) -> Head:
+    """A head; counted: a length was taken out of it, so that there must be no other."""
+    first, *lines = text.split(b"\r\n")
+    found = _REQUEST_LINE.fullmatch(first)
+    if found is None:
+        raise RefusedError(HTTPStatus.BAD_REQUEST, "this is no HTTP/1.1 request")
+    headers = _headers(lines)
+    if counted and b"content-length" in headers:
+        raise _twice("content-length")
+    old = found[3] == b"0"
+    if not old and b"host" not in headers:
+        raise RefusedError(HTTPStatus.BAD_REQUEST, "a request without Host")
+    words = {word.strip() for word in headers.get(b"connection", b"").lower().split(b",")}
+    expected = headers.get(b"expect", b"").lower()
+    head = Head(
+        method=found[1].decode(),
+        path=found[2].decode().partition("?")[0],
+        length=_length(headers),
+        chunked=_is_chunked(headers, old=old, counted=counted),
+        last=old or b"close" in words,
+        expects=bool(expected) and not old,
+    )
+    if expected not in (b"", b"100-continue"):
+        raise RefusedError(HTTPStatus.EXPECTATION_FAILED, "only 100-continue is expected here")
+    return head
+
+
 def _headers(lines: list[bytes]) -> dict[bytes, bytes]:
     """By name in lower case; a name that stands twice, with commas."""
     if len(lines) > MAX_HEADERS:
@@ -94,9 +140,13 @@ def _headers(lines: list[bytes]) -> dict[bytes, bytes]:
             raise RefusedError(HTTPStatus.BAD_REQUEST, "a header cannot be read")
         name, value = name.lower(), value.strip(b" \t")
         if name in headers and name in _SINGLE:
-            raise RefusedError(HTTPStatus.BAD_REQUEST, f"{name.decode()} stands there twice")
+            raise _twice(name.decode())
         headers[name] = headers[name] + b"," + value if name in headers else value
     return headers
+
+
+def _twice(name: str) -> RefusedError:
+    return RefusedError(HTTPStatus.BAD_REQUEST, f"{name} stands there twice")
 
 
 def _length(headers: dict[bytes, bytes]) -> int:
@@ -108,11 +158,11 @@ def _length(headers: dict[bytes, bytes]) -> int:
     return int(text)
 
 
-def _is_chunked(headers: dict[bytes, bytes], *, old: bool) -> bool:
+def _is_chunked(headers: dict[bytes, bytes], *, old: bool, counted: bool) -> bool:
     coding = headers.get(b"transfer-encoding")
     if coding is None:
         return False
-    if old or b"content-length" in headers:
+    if old or counted or b"content-length" in headers:
         raise RefusedError(HTTPStatus.BAD_REQUEST, "Transfer-Encoding beside what contradicts it")
     if coding.lower() != b"chunked":
         raise RefusedError(HTTPStatus.NOT_IMPLEMENTED, "the only transfer coding here is chunked")

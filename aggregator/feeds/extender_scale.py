@@ -8,15 +8,11 @@ A sick node alone gets 0.
 Of several best nodes one, always the same, gets a number more. The scheduler would choose among equals at random, and a
 burst of pods, each ranked before we saw where the one before went, would open a node each. So they go to one node until the
 scheduler itself finds it full.
-
-Of many hosts only those are told that differ from the commonest number, by that difference: a host that a reply leaves out
-counts as 0 for the scheduler, and only differences decide. So the reply says the same in fewer words, and some of them are negative.
 """
 
 import numpy as np
 
-from aggregator.scores.model import HEALTHY, MAX_SCORE, Ints
-from aggregator.scores.table import Places, filling_order
+from aggregator.scores.model import MAX_SCORE, Ints
 
 MAX_SCALE = 1000
 DEFAULT_SCALE = 100
@@ -39,56 +35,22 @@ def spread(scores: Ints, scale: int = DEFAULT_SCALE) -> Ints:
     return _numbers(levels, scale)[scores]
 
 
-def favourite(rows: Places, scores: Ints, verdicts: Ints) -> int | None:
-    """The place of the node that is filled first, where several healthy ones are the best.
+def favour(numbers: Ints, scale: int = DEFAULT_SCALE) -> tuple[int, Ints]:
+    """Of several best nodes one gets a larger number than the others, where there is room for that.
 
     Args:
-        rows: shape (n,), of the nodes that are compared; n > 0.
-        scores: shape (n,).
-        verdicts: shape (n,), places in ``model.VERDICTS``.
-
-    Returns:
-        ``None``: one alone is the best, or no healthy one is.
-    """
-    best = np.flatnonzero(scores == scores.max())
-    if len(best) < 2:
-        return None
-    healthy = best[verdicts[best] == HEALTHY]
-    return int(healthy[np.argmin(filling_order(rows[healthy]))]) if len(healthy) else None
-
-
-def favour(numbers: Ints, chosen: int, scale: int = DEFAULT_SCALE) -> Ints:
-    """The same numbers, one of the best of them larger than its equals, where there is room for that.
-
-    Args:
-        numbers: shape (n,), as ``spread`` made them.
-        chosen: the place of one of the largest.
+        numbers: shape (n,), n > 0, as ``spread`` made them.
         scale: the best number there is.
-    """
-    best = int(numbers[chosen])
-    found = numbers.copy()
-    if best < scale:
-        found[chosen] = best + 1
-    elif not (numbers == best - 1).any() and best > 1:
-        found[numbers == best] = best - 1
-        found[chosen] = best
-    return found
-
-
-def short(numbers: Ints) -> tuple[Ints, Ints]:
-    """The same ranking in few words.
-
-    Args:
-        numbers: shape (n,), whole numbers from 0.
 
     Returns:
-        The places of those that differ from the commonest number, and by how much; both of shape (m,), m < n where there is any.
+        Its number, and those of all others, shape (n,).
     """
-    if not len(numbers):
-        return numbers, numbers
-    differences = numbers - int(np.bincount(numbers).argmax())
-    told = np.flatnonzero(differences)
-    return told, differences[told]
+    best = int(numbers.max())
+    if best < scale:
+        return best + 1, numbers
+    if best > 1 and not (numbers == best - 1).any():
+        return best, np.where(numbers == best, best - 1, numbers)
+    return best, numbers
 
 
 def _numbers(levels: Ints, scale: int) -> Ints:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from aggregator.scores import terms as term
 from aggregator.scores.ailing import Ailment
+from aggregator.scores.levels import Levels, levels_of
 from aggregator.scores.model import (
     HEALTHY,
     NEUTRAL_SCORE,
@@ -250,6 +251,10 @@ class ScoreBook:
     def generic(self) -> Ints:
         """The scores without a pod in hand by row, and one more at the end; as of the newest ``settle``."""
         return self._generic
+
+    def levels(self, pod: Newcomer | None) -> Levels:
+        """Which nodes are alike to a pod, or without one in hand."""
+        return levels_of(self._generic if pod is None else self.array(pod), self.verdicts)
 
     def values(self, pod: Newcomer, rows: Places) -> Floats:
         """The value of the terms for a pod on some nodes; 0 where it does not fit by our books."""

@@ -12,7 +12,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from aggregator.feeds.extender_pod import coarse
-from aggregator.feeds.extender_scale import favour, favourite, spread
+from aggregator.feeds.extender_ranking import ranked
+from aggregator.feeds.extender_scale import spread
 from aggregator.scores.book import ScoreBook
 from aggregator.scores.model import Judgement, NodeFacts
 from aggregator.scores.packing import PackingTerms
@@ -131,11 +132,9 @@ def answered(
     book: ScoreBook, pod: Newcomer, rows: Places, scale: int, *, favours: bool = True
 ) -> Ints:
     """The numbers that the extender answers for these nodes."""
-    scores = book.array(pod)[rows]
-    numbers = spread(scores, scale)
-    verdicts = book.table.verdicts[rows].astype(np.int64)
-    chosen = favourite(rows, scores, verdicts) if favours else None
-    return numbers if chosen is None else favour(numbers, chosen, scale)
+    if favours:
+        return ranked(book.levels(pod), rows, scale).each()
+    return spread(book.array(pod)[rows], scale)
 
 
 def by_default(shape: PodShape, rows: Rows) -> Ints:

@@ -440,6 +440,10 @@ def test_nodes_nobody_knows_stay_equal() -> None:
 
 
 def test_a_favourite_at_the_top_of_the_scale_is_told_by_lowering_its_equals() -> None:
-    assert favour(np.array([100, 100, 50]), 1).tolist() == [99, 100, 50]
-    assert favour(np.array([100, 100, 99]), 1).tolist() == [100, 100, 99]
-    assert favour(np.array([70, 70, 69]), 0).tolist() == [71, 70, 69]
+    def favoured(*numbers: int) -> tuple[int, list[int]]:
+        number, beside = favour(np.array(numbers))
+        return number, beside.tolist()
+
+    assert favoured(100, 50) == (100, [99, 50])
+    assert favoured(100, 99) == (100, [100, 99])
+    assert favoured(70, 69) == (71, [70, 69])

@@ -9,9 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.feeds.extender import FULL_NAMES, Extender
-from aggregator.feeds.extender_scale import short
+from aggregator.feeds.extender_ranking import ranked
+from aggregator.feeds.extender_scale import favour, spread
 from aggregator.scores.book import ScoreBook
-from aggregator.scores.model import no_prize_for_silence
+from aggregator.scores.levels import levels_of
+from aggregator.scores.model import HEALTHY, UNKNOWN, no_prize_for_silence
+from aggregator.scores.table import filling_order
 from aggregator.stats import AggregatorStats
 from contract.vocabulary import Severity
 from tests.score_builders import NOW, facts, put, room, wants
@@ -37,19 +40,46 @@ def told(known: ScoreBook, names: list[str], **changes: Any) -> dict[str, int]:
 MANY = [f"n{number:03d}" for number in range(FULL_NAMES + 100)]
 
 
-@given(
-    st.lists(st.integers(0, 100), max_size=60).map(lambda found: np.array(found, dtype=np.int64))
+nodes = st.lists(
+    st.tuples(st.sampled_from([0, 1, 90, 400, 500, 501, 750, 1000]), st.integers(0, 3)), max_size=30
 )
-def test_a_short_reply_ranks_as_the_whole_one(numbers: Any) -> None:
-    places, differences = short(numbers)
-    counted = np.zeros(len(numbers), dtype=np.int64)
-    counted[places] = differences
-    assert np.all(
-        np.sign(np.subtract.outer(counted, counted)) == np.sign(np.subtract.outer(numbers, numbers))
-    )
+
+
+@given(
+    nodes=nodes,
+    stranger=st.sampled_from([0, 500]),
+    scale=st.sampled_from([1, 10, 100, 1000]),
+    data=st.data(),
+)
+def test_what_is_decided_by_level_is_what_would_be_decided_node_by_node(
+    nodes: list[tuple[int, int]], stranger: int, scale: int, data: st.DataObject
+) -> None:
+    scores = np.array([*(score for score, _ in nodes), stranger], dtype=np.int64)
+    verdicts = np.array([verdict for _, verdict in nodes], dtype=np.int8)
+    asked = st.lists(st.integers(-1, len(nodes) - 1), max_size=60)
+    rows = np.array(data.draw(asked), dtype=np.int64)
+
+    found = ranked(levels_of(scores, verdicts), rows, scale)
+
+    mine = np.array([UNKNOWN if row < 0 else verdicts[row] for row in rows], dtype=np.int8)
+    each = no_prize_for_silence(scores[rows], mine)
+    expected = spread(each, scale)
+    best = np.flatnonzero(each == each.max(initial=0))
+    healthy = best[mine[best] == HEALTHY]
+    if len(best) > 1 and len(healthy):
+        first = healthy[np.argmin(filling_order(rows[healthy]))]
+        number, beside = favour(expected, scale)
+        expected = beside.copy()
+        expected[first] = number
+    assert found.each().tolist() == expected.tolist()
+    assert found.strangers == np.count_nonzero(rows < 0)
+
+    places, differences = found.few()
+    told = np.zeros(len(rows), dtype=np.int64)
+    told[places] = differences
     assert 0 not in differences
-    if len(numbers):
-        assert len(places) == len(numbers) - np.bincount(numbers).max()
+    if len(rows):
+        assert set(expected - told) == {np.bincount(expected).argmax()}
 
 
 @given(
