@@ -251,12 +251,15 @@ class ControlPlane:
         """Kill the API server, by default without a chance to say goodbye."""
         await self._stop("kube-apiserver", sign)
 
-    async def start_scheduler(self, config: Mapping[str, Any] | None = None) -> None:
+    async def start_scheduler(
+        self, config: Mapping[str, Any] | None = None, *, program: Path | None = None
+    ) -> None:
         """Start kube-scheduler, or start it again with another configuration.
 
         Args:
             config: a KubeSchedulerConfiguration, or a part of one (`extenders`, `profiles`):
                 kind, kubeconfig and the absence of leader election are filled in.
+            program: another build of it, with plugins of others.
         """
         await self.stop_scheduler()
         port, path = free_port(), self.folder / "scheduler.json"
@@ -271,7 +274,7 @@ class ControlPlane:
         await asyncio.to_thread(path.write_bytes, msgspec.json.encode(content))
         await self._launch(
             "kube-scheduler",
-            components.scheduler(self._at, port, path, self._scheduler_args),
+            components.scheduler(self._at, port, path, self._scheduler_args, program),
             self._probe(port, path="/readyz"),
         )
         self._scheduler_config = dict(config or {})
@@ -281,10 +284,12 @@ class ControlPlane:
         await self._stop("kube-scheduler")
 
     @asynccontextmanager
-    async def scheduler_with(self, config: Mapping[str, Any]) -> AsyncIterator[None]:
+    async def scheduler_with(
+        self, config: Mapping[str, Any], *, program: Path | None = None
+    ) -> AsyncIterator[None]:
         """Run the scheduler with this configuration, then as it was before (or not at all)."""
         before = self._scheduler_config if self.running("kube-scheduler") else None
-        await self.start_scheduler(config)
+        await self.start_scheduler(config, program=program)
         try:
             yield
         finally:

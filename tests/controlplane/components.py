@@ -116,10 +116,12 @@ def controller_manager(
     ]
 
 
-def scheduler(at: Layout, port: int, config: Path, extra: Sequence[str] = ()) -> list[str]:
-    """Everything else about the scheduler is in its configuration file."""
+def scheduler(
+    at: Layout, port: int, config: Path, extra: Sequence[str] = (), other: Path | None = None
+) -> list[str]:
+    """Everything else about the scheduler is in its configuration file; another build of it may be given."""
     return [
-        str(program(at.binaries, "kube-scheduler")),
+        str(other or program(at.binaries, "kube-scheduler")),
         f"--config={config}",
         *_serving(at, port),
         *extra,
