@@ -3,7 +3,7 @@
 Down go the scores, as changes to what was told before; up go the pods that are asked about, and what was counted.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 import numpy as np
@@ -141,6 +141,22 @@ def changed(before: Ints | None, change: Change) -> Ints:
     after = before.copy()
     after[rows] = values
     return after
+
+
+def begun_anew(scores: Ints, rows: Iterable[int], generic: Ints) -> Ints:
+    """A pod's scores where some rows are another node's now: theirs without a pod, until they are told. Both ends do it alike.
+
+    Args:
+        scores: shape (n,), as they were told; not changed.
+        rows: those that have another name.
+        generic: the scores without a pod, of the same moment as the names.
+    """
+    here = [row for row in rows if row < len(scores)]
+    if not here:
+        return scores
+    found = scores.copy()
+    found[here] = generic[here]
+    return found
 
 
 def fresh(before: Mapping[int, Ailment], after: Mapping[int, Ailment]) -> dict[int, Ailment | None]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from aggregator.feeds.extender_frames import Update, changed
+from aggregator.feeds.extender_frames import Update, begun_anew, changed
 from aggregator.scores.ailing import Ailment
 from aggregator.scores.levels import Levels, levels_of
 from aggregator.scores.model import NEUTRAL_SCORE, UNKNOWN, Codes, Ints
@@ -86,6 +86,10 @@ class Mirror:
                 for pod, scores in self._scores.items()
                 if len(scores) == len(self.generic)  # of others it has no number for the new rows
             }
+            self._levels.clear()
+        if update.names:
+            for pod, scores in self._scores.items():
+                self._scores[pod] = begun_anew(scores, update.names, self.generic)
             self._levels.clear()
         for pod in update.dropped:
             self._scores.pop(pod, None)

@@ -29,6 +29,7 @@ from aggregator.feeds.extender_frames import (
 )
 from aggregator.feeds.extender_publication import Publication
 from aggregator.feeds.extender_scale import DEFAULT_SCALE
+from aggregator.feeds.extender_spawn import Spawned, Spawner
 from aggregator.scores.book import ScoreBook
 from aggregator.scores.model import STALE_AFTER_SECONDS
 from aggregator.stats import AggregatorStats
@@ -62,8 +63,8 @@ STEADY_SECONDS = 60.0
 
 BEHIND = 10
 """Nice value of the aggregator beside that process: whoever waits for a place is answered before reports are looked at. It counts among the processes
-of one control group, so in a container between these two alone. The kernel gives nobody priority back: a process that is started
-anew later has the same, and waits its turn."""
+of one control group, so in a container between these two alone. The kernel gives nobody priority back; the thread that starts the process
+stays in front, so that one which is started anew goes first as well (``Spawner``)."""
 
 OWN_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 """numpy would start a thread per core, for arrays of a few thousand numbers."""
@@ -100,6 +101,7 @@ class ExtenderProcess:
         self._scale = scale
         self._stale_after_seconds = stale_after_seconds
         self._behind = behind
+        self._spawner = Spawner()
         self._sockets: list[socket.socket] = []
         """Bound, and not given to a process yet."""
         self._wake = asyncio.Event()
@@ -127,6 +129,11 @@ class ExtenderProcess:
         if not self._sockets:
             await self.bind()
         sockets, self._sockets = self._sockets, []
+        async with self._spawner:
+            await self._keep(sockets)
+
+    async def _keep(self, sockets: list[socket.socket]) -> None:
+        """One process after the other, until cancelled."""
         loop = asyncio.get_running_loop()
         pause_seconds = FIRST_PAUSE_SECONDS
         while True:
@@ -179,30 +186,24 @@ class ExtenderProcess:
     @asynccontextmanager
     async def _process(
         self, sockets: list[socket.socket]
-    ) -> AsyncIterator[
-        tuple[asyncio.subprocess.Process, asyncio.StreamReader, asyncio.StreamWriter]
-    ]:
+    ) -> AsyncIterator[tuple[Spawned, asyncio.StreamReader, asyncio.StreamWriter]]:
         """A new process, and the two ways to talk with it. It is gone when this is left."""
         ours, theirs = socket.socketpair()
-        descriptors = [each.fileno() for each in sockets]
         settings = Settings(
-            listening=descriptors,
+            listening=[each.fileno() for each in sockets],
             scale=self._scale,
             stale_after_seconds=self._stale_after_seconds,
         )
         try:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", CHILD, msgspec.json.encode(settings)),
-                stdin=theirs.fileno(),
-                pass_fds=descriptors,
-                env=_environment(os.environ),
+            process = await self._spawner.start(
+                (sys.executable, "-m", CHILD, msgspec.json.encode(settings)),
+                stdin=theirs,
+                passed=sockets,
+                environment=_environment(os.environ),
             )
         except BaseException:
             ours.close()
             raise
-        finally:
-            for each in (theirs, *sockets):
-                each.close()
         try:
             reader, writer = await asyncio.open_connection(sock=ours)
             try:
@@ -253,7 +254,7 @@ class ExtenderProcess:
                     self._wake.set()
             elif isinstance(word, Serving):
                 if self._behind:
-                    _step_behind()
+                    _step_behind(self._spawner.thread_id)
                 self.started.set()
             else:
                 add_up(self._stats, word.counted)
@@ -293,12 +294,15 @@ def add_up(stats: AggregatorStats, counted: Counted) -> None:
     stats.extender_errors_total += counted.errors
 
 
-def _step_behind() -> None:
-    """Let the extender's process go first, where both want the same core. Threads that come later have what their maker has."""
-    for thread in Path("/proc/self/task").iterdir():
+def _step_behind(spawner: int | None) -> None:
+    """Let the extender's process go first, where both want the same core.
+
+    All threads do but the one that starts it; threads that come later have what their maker has.
+    """
+    for thread in {int(each.name) for each in Path("/proc/self/task").iterdir()} - {spawner}:
         with contextlib.suppress(OSError):  # it ended meanwhile
-            if os.getpriority(os.PRIO_PROCESS, int(thread.name)) < BEHIND:
-                os.setpriority(os.PRIO_PROCESS, int(thread.name), BEHIND)
+            if os.getpriority(os.PRIO_PROCESS, thread) < BEHIND:
+                os.setpriority(os.PRIO_PROCESS, thread, BEHIND)
 
 
 async def _bound(host: str, port: int) -> list[socket.socket]:
@@ -314,15 +318,17 @@ async def _bound(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
-async def _ended(process: asyncio.subprocess.Process) -> None:
+async def _ended(process: Spawned) -> None:
     """It was told by the end of its stdin; it is ended where it does not go by itself."""
     try:
         async with asyncio.timeout(STOP_SECONDS):
             await process.wait()
-    except (TimeoutError, asyncio.CancelledError):
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
+    except TimeoutError:
+        process.kill()
         await process.wait()
+    except asyncio.CancelledError:
+        process.kill()  # the spawner waits for it
+        raise
 
 
 def _words(error: BaseException | None) -> str:

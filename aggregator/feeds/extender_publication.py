@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import msgspec
 import numpy as np
 
-from aggregator.feeds.extender_frames import Update, change_of, fresh
+from aggregator.feeds.extender_frames import Update, begun_anew, change_of, fresh
 from aggregator.scores.ailing import Ailment
 from aggregator.scores.book import MAX_ARRAYS, ScoreBook
 from aggregator.scores.model import Ints
@@ -130,8 +130,12 @@ class Publication:
             return _NOTHING
         names, ailing = book.table.names, dict(book.ailing)
         verdicts, generic = book.verdicts.astype(np.int64), book.generic.copy()
+        renamed = self._renamed(names)
+        for followed in self._followed.values():
+            if followed.told is not None:
+                followed.told = begun_anew(followed.told, renamed, generic)
         update = Update(
-            names=self._renamed(names),
+            names=renamed,
             ailing=fresh(self._ailing, ailing),
             verdicts=change_of(self._verdicts, verdicts),
             generic=change_of(self._generic, generic),

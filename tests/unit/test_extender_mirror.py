@@ -25,6 +25,7 @@ from aggregator.feeds.extender_publication import (
     Publication,
 )
 from aggregator.scores.book import ScoreBook
+from aggregator.scores.model import Ints
 from aggregator.scores.terms import Newcomer
 from aggregator.scores.typical import Typical
 from aggregator.scores.values import PodShape
@@ -182,6 +183,29 @@ def test_a_pod_that_is_not_asked_for_any_more_follows_the_settling_only() -> Non
     assert before is not None
     assert after is not None
     assert after.tolist() == wire.book.array(wants()).tolist() != before.tolist()
+
+
+def test_a_new_node_in_the_row_of_one_that_left_has_not_its_number() -> None:
+    wire = small_fleet()
+    wire.want(wants())
+    wire.push()
+    wire.now += HOT_SECONDS + 1  # the pod's scores follow the settling only
+    row = wire.book.table.index["n7"]
+    wire.book.drop("n7")
+    wire.push()
+    put(wire.book, facts("new", worst=Severity.FATAL), room("new", [1000] * 8))
+    assert wire.book.table.index["new"] == row
+    wire.push()
+    assert scores_of(wire)[row] == wire.mirror.generic[row]
+    wire.book.settle(NOW + 1)
+    wire.push()
+    assert scores_of(wire)[row] == wire.book.array(wants())[row] == 0
+
+
+def scores_of(wire: Wire) -> Ints:
+    found = wire.mirror.array(wants())
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize("told", [1, 2, 3])
