@@ -40,6 +40,10 @@ TURNS = 3
 SETTLE_SECONDS = 5.0
 AIM_MS = {NODES: 5.0, FEW: 1.0}
 START_SECONDS = 60.0
+OPEN_SECONDS = 120.0
+"""For all streams."""
+STOP_SECONDS = 30.0
+"""Until a process that was told to end is killed."""
 SERVER_CORE, CLIENT_CORE = 0, 1
 SHAPES = (1, 1, 1, 2, 4, 8)
 """GPUs that the pods ask for, in turns."""
@@ -228,7 +232,12 @@ async def _listens(port: int) -> bool:
 
 @asynccontextmanager
 async def _reports(port: int) -> AsyncIterator[list[int]]:
-    """The fleet reports to this port until left; the list grows by the reports of each second."""
+    """The fleet reports to this port until left; the list grows by the reports of each second.
+
+    Raises:
+        TimeoutError: not all of its streams could be opened.
+        RuntimeError: the process that reports ended by itself.
+    """
     arguments = (str(port), str(NODES), str(REPORTS_PER_SECOND))
     rates: list[int] = []
 
@@ -237,9 +246,17 @@ async def _reports(port: int) -> AsyncIterator[list[int]]:
             rates.append(int(line))
 
     async with _child("reports", *arguments, core=CLIENT_CORE) as load:
-        async with asyncio.timeout(START_SECONDS * 2):
-            opened = await _line(load)
-        assert opened == "open", opened
+        opened = 0
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                while opened < NODES and (line := await _line(load)):
+                    opened = int(line)
+        except TimeoutError:
+            raise TimeoutError(
+                f"{opened:,} of {NODES:,} streams opened within {OPEN_SECONDS:g} s: the machine is too loud"
+            ) from None
+        if opened < NODES:
+            raise RuntimeError("the process that reports ended; its own words stand above")
         follower = asyncio.create_task(follow())
         await asyncio.sleep(SETTLE_SECONDS)
         rates.clear()
@@ -261,7 +278,12 @@ async def _child(*arguments: str, core: int) -> AsyncIterator[asyncio.subprocess
     finally:
         assert child.stdin is not None
         child.stdin.close()
-        await child.wait()
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await child.wait()
+        except TimeoutError:
+            child.kill()
+            await child.wait()
 
 
 async def _line(child: asyncio.subprocess.Process) -> str:

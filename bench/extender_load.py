@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ from contract.wire import CONNECT_METHOD, NODE_METADATA
 STREAMS_PER_CONNECTION = 100
 OPENING_AT_ONCE = 100
 REOPEN_SECONDS = 1.0
+SAY_SECONDS = 1.0
 BUSY_RATIOS = (0.05, 0.4, 0.95)
 """Utilisation of the GPUs in a node's reports, in turns: what is reported changes, as it does in life."""
 
@@ -90,6 +92,8 @@ class Streams:
         self._pause = len(names) / reports_per_second
         self._opening = asyncio.Semaphore(OPENING_AT_ONCE)
         self.open = 0
+        self.full = asyncio.Event()
+        """Set once all of them were open."""
         self.acked = 0
         self.lost = 0
 
@@ -121,6 +125,8 @@ class Streams:
                     call = channel.stream_stream(CONNECT_METHOD)(metadata=((NODE_METADATA, name),))
                     await self._report(call, name, number, templates)
                 self.open += 1
+                if self.open == len(self._names):
+                    self.full.set()
                 await self._keep_reporting(call, name, number, templates)
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 self.lost += 1
@@ -165,24 +171,47 @@ async def _templates() -> list[bytes]:
 
 
 async def report_for(port: int, nodes: int, rate: float) -> None:
-    """Say ``open`` once all nodes have reported, then each second how many reports were answered in it."""
+    """Say each second how many nodes have reported, until all have; then each second how many reports were answered in it."""
     os.nice(5)  # the one who asks shares this core, and must not wait for us
     streams = Streams(node_names(nodes), rate)
+    end = asyncio.create_task(_end_of_stdin())
     task = asyncio.create_task(streams.run(port))
-    end = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
-    while streams.open < nodes and not task.done():
-        await asyncio.wait([task, end], timeout=0.1)
-    print("open", flush=True)
-    while not end.done() and not task.done():
-        before = streams.acked
-        await asyncio.wait([task, end], timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
-        with contextlib.suppress(BrokenPipeError):
+    full = asyncio.create_task(streams.full.wait())
+    with contextlib.suppress(BrokenPipeError):
+        while not await _any_of(full, end, task):
+            print(f"  load: {streams.open:,} of {nodes:,} streams are open", file=sys.stderr)
+            print(streams.open, flush=True)
+        if full.done():
+            print(nodes, flush=True)
+        while not end.done() and not task.done():
+            before = streams.acked
+            await _any_of(end, task)
             print(streams.acked - before, flush=True)
     if task.done():
         task.result()
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
+
+
+async def _any_of(*tasks: asyncio.Task[Any]) -> bool:
+    """Whether one of them is done, at once or within a second."""
+    done, _ = await asyncio.wait(tasks, timeout=SAY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    return bool(done)
+
+
+async def _end_of_stdin() -> None:
+    """Read by a thread that may be left behind: for one of asyncio's own a process that fails would wait."""
+    ended, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def read() -> None:
+        while os.read(sys.stdin.fileno(), 1 << 12):
+            pass
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(ended.set)
+
+    threading.Thread(target=read, daemon=True).start()
+    await ended.wait()
 
 
 if __name__ == "__main__":

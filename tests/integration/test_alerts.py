@@ -68,6 +68,13 @@ class TestRules:
             rf"^\| \[{name}\]\({name}\.md\) \| .+\. \| {severity} \|$", listed, re.MULTILINE
         )
 
+    def test_the_words_that_a_restarted_extender_is_looked_for_by_are_logged(self) -> None:
+        page = (ROOT / "docs" / "runbooks" / "FleetmedicExtenderRestarts.md").read_text()
+        code = (ROOT / "aggregator" / "feeds" / "extender_process.py").read_text()
+        for words in ("started anew", "it ended", "(exit code ", "it stood still"):
+            assert words in page
+            assert words in code
+
     @pytest.mark.parametrize("name", ALERTS)
     def test_each_asks_for_metrics_that_exist(self, name: str) -> None:
         served = b"\n".join(sample.pages(time.time()).values()).decode()
@@ -114,6 +121,7 @@ class TestAlertmanager:
             ("hardware-queue", "alertname=FleetmedicNodeStuck severity=warning node=n1"),
             ("hardware-queue", "alertname=FleetmedicAgentSilent severity=warning node=n1"),
             ("hardware-queue", "alertname=FleetmedicFeedFailing severity=warning feed=devices"),
+            ("hardware-queue", "alertname=FleetmedicExtenderRestarts severity=warning"),
             ("team", "alertname=JobIdle severity=warning namespace=team-vision"),
             ("hardware-queue", "alertname=Whatever severity=warning namespace=kube-system"),
         ],
@@ -151,13 +159,17 @@ class TestAlertmanager:
 
     async def test_without_a_leader_no_feed_is_complained_of(self, tmp_path: Path) -> None:
         feed = {"alertname": "FleetmedicFeedFailing", "severity": "warning", "cluster": "c1"}
+        restarts = feed | {"alertname": "FleetmedicExtenderRestarts"}
         blind = {"alertname": "FleetmedicBlind", "severity": "critical", "cause": "no-leader"}
         async with server.alertmanager(tmp_path, ALERTMANAGER) as url:
-            await _post(url, feed, blind | {"cluster": "c2"})
+            await _post(url, feed, restarts, blind | {"cluster": "c2"})
             assert await _held_back(url) == set()
 
             await _post(url, blind | {"cluster": "c1"})
-            assert await _held_back(url) == {("FleetmedicFeedFailing", "")}
+            assert await _held_back(url) == {
+                ("FleetmedicFeedFailing", ""),
+                ("FleetmedicExtenderRestarts", ""),
+            }
 
 
 async def _post(url: str, *labels: dict[str, str]) -> None:
