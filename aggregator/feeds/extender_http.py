@@ -129,9 +129,9 @@ class Connection(asyncio.BufferedProtocol):
         self._got.clear()
         self._start = self._stop = 0
 
-    def get_buffer(self, sizehint: int) -> bytearray:
-        """Where to put what comes."""
-        return self._server.room
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where to put what comes; a view, since asyncio's TLS would write into a copy of anything else."""
+        return memoryview(self._server.room)
 
     def buffer_updated(self, nbytes: int) -> None:
         """Go on reading."""
@@ -157,6 +157,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         """They took it."""
+        if not self._is_open():
+            return  # it was the last one, and the time for it runs on
         self._answering = False
         self._rest()
 
@@ -182,7 +184,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _read(self) -> None:
         try:
-            while self._transport is not None and not self._answering:
+            while self._is_open() and not self._answering:
                 if self._request is None:
                     self._request = self._head()
                     if self._request is None:
@@ -192,11 +194,15 @@ class Connection(asyncio.BufferedProtocol):
                 self._ask(self._request)
         except RefusedError as refused:
             self._refuse(refused)
-        if self._data is self._got:
-            del self._got[: self._start]
-        else:
-            self._got += memoryview(self._data)[self._start : self._stop]
-        self._data, self._start, self._stop = self._got, 0, len(self._got)
+        finally:
+            if self._data is self._got:
+                del self._got[: self._start]
+            else:
+                self._got += memoryview(self._data)[self._start : self._stop]
+            self._data, self._start, self._stop = self._got, 0, len(self._got)
+
+    def _is_open(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
 
     def _head(self) -> Request | None:
         """The next request's head, once all of it is there."""

@@ -17,8 +17,8 @@ from aggregator.scores.levels import Levels, scores_of, verdicts_of
 from aggregator.scores.model import HEALTHY, Ints, no_prize_for_silence
 from aggregator.scores.table import Places, filling_order
 
-_REMEMBERED = 1_000
-"""Sets of levels; a few hundred bytes each."""
+_REMEMBERED = 128
+"""Sets of levels; of 900 levels each is 30 kB. Where there are that many the same set hardly comes twice, where there are few it does."""
 
 
 class Ranking(NamedTuple):
@@ -67,31 +67,35 @@ def ranked(levels: Levels, rows: Places, scale: int) -> Ranking:
     places = levels.places[rows]
     counts = np.bincount(places, minlength=len(levels.values))
     there = counts.nonzero()[0]
+    many = counts[there]
     decided = _decided(levels.values[there].tobytes(), scale)
-    many = counts[there].tolist()
     favourite, favoured, by_level = -1, 0, decided.numbers
-    if decided.best >= 0 and sum(many[each] for each in decided.equals) > 1:
+    if decided.best >= 0 and many[decided.equals].sum() > 1:
         best = (places == there[decided.best]).nonzero()[0]
         favourite = int(best[filling_order(rows[best]).argmin()])
         favoured, by_level = decided.favoured, decided.beside
-    numbers = np.full(len(counts), by_level[0] if by_level else 0, dtype=np.int64)
+    told = np.bincount(by_level, weights=many, minlength=favoured + 1)
+    if favourite >= 0:
+        told[by_level[decided.best]] -= 1
+        told[favoured] += 1
+    commonest = int(told.argmax())
+    numbers = np.full(len(counts), commonest, dtype=np.int64)
     numbers[there] = by_level
     strangers = int(counts[levels.places[-1]])
-    commonest = _commonest(by_level, many, decided.best if favourite >= 0 else -1, favoured)
     return Ranking(numbers, places, favourite, favoured, commonest, strangers)
 
 
 class _Decided(NamedTuple):
     """What follows from the levels alone; all by place among those that are there."""
 
-    numbers: tuple[int, ...]
+    numbers: Ints
     best: int
     """The level of healthy nodes that no other is before; -1: there is none."""
-    equals: tuple[int, ...]
+    equals: Ints
     """All levels that no other is before."""
     favoured: int
     """The number of one that is preferred among them …"""
-    beside: tuple[int, ...]
+    beside: Ints
     """… and those of all others then."""
 
 
@@ -99,33 +103,13 @@ class _Decided(NamedTuple):
 def _decided(levels: bytes, scale: int) -> _Decided:
     values = np.frombuffer(levels, dtype=np.int64)
     if not len(values):
-        return _Decided((), -1, (), 0, ())
+        return _Decided(values, -1, values, 0, values)
     verdicts = verdicts_of(values)
     scores = no_prize_for_silence(scores_of(values), verdicts)
     numbers = spread(scores, scale)
     equals = np.flatnonzero(scores == scores.max())
     healthy = equals[verdicts[equals] == HEALTHY]
     if not len(healthy):
-        return _Decided(tuple(numbers.tolist()), -1, tuple(equals.tolist()), 0, ())
+        return _Decided(numbers, -1, equals, 0, numbers)
     favoured, beside = favour(numbers, scale)
-    return _Decided(
-        tuple(numbers.tolist()),
-        int(healthy[0]),
-        tuple(equals.tolist()),
-        favoured,
-        tuple(beside.tolist()),
-    )
-
-
-def _commonest(numbers: tuple[int, ...], counts: list[int], less: int, favoured: int) -> int:
-    """The number that most have, the smallest of several; one of a level may have another."""
-    if not numbers:
-        return 0
-    told = dict.fromkeys(numbers, 0)
-    for number, count in zip(numbers, counts, strict=True):
-        told[number] += count
-    if less >= 0:
-        told[numbers[less]] -= 1
-        told[favoured] = told.get(favoured, 0) + 1
-    most = max(told.values())
-    return min(number for number, count in told.items() if count == most)
+    return _Decided(numbers, int(healthy[0]), equals, favoured, beside)

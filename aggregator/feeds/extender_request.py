@@ -108,7 +108,7 @@ def _head(text: bytes, *, counted: bool) -> Head:
     found = _REQUEST_LINE.fullmatch(first)
     if found is None:
         raise RefusedError(HTTPStatus.BAD_REQUEST, "this is no HTTP/1.1 request")
-    headers = _headers(lines)
+    headers = _headers(lines, MAX_HEADERS - counted)
     if counted and b"content-length" in headers:
         raise _twice("content-length")
     old = found[3] == b"0"
@@ -129,9 +129,9 @@ def _head(text: bytes, *, counted: bool) -> Head:
     return head
 
 
-def _headers(lines: list[bytes]) -> dict[bytes, bytes]:
+def _headers(lines: list[bytes], most: int) -> dict[bytes, bytes]:
     """By name in lower case; a name that stands twice, with commas."""
-    if len(lines) > MAX_HEADERS:
+    if len(lines) > most:
         raise RefusedError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "there are too many headers")
     headers: dict[bytes, bytes] = {}
     for line in lines:

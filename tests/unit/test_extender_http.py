@@ -272,11 +272,12 @@ async def test_a_connection_is_kept_unless_the_client_says_otherwise(
     bench: Bench, request_: bytes, closes: bool
 ) -> None:
     reader, writer = await bench.connect()
-    writer.write(request_)
+    writer.write(request_ + GO if closes else request_)
     head = await reader.readuntil(b"\r\n\r\n")
     assert (b"Connection: close" in head) is closes
     if closes:
         await reader.read()
+        assert len(bench.asked) == 1, "what follows the last request is not asked"
     else:
         writer.write(GO)
         assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
@@ -408,6 +409,14 @@ def test_a_head_that_is_remembered_but_for_its_length_says_the_same(head: bytes)
     another = head.replace(b"Content-Length: 3", b"Content-Length: 0042", 1)
     if another != head and isinstance(said := understood(head), Head):
         assert understood(another) == said._replace(length=42)
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 3", b"content-length: 3"])
+def test_a_head_may_have_so_many_headers_however_its_length_is_written(length: bytes) -> None:
+    others = [b"X%d: y" % number for number in range(MAX_HEADERS - 2)]
+    lines = [b"POST / HTTP/1.1", b"Host: x", length, *others]
+    assert understood(b"\r\n".join(lines)) == Head("POST", "/", 3, False, False, False)
+    assert understood(b"\r\n".join([*lines, b"Z: y"])) == 431
 
 
 def test_a_head_of_blanks_costs_no_time() -> None:
