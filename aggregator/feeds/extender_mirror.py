@@ -81,12 +81,10 @@ class Mirror:
             self._levels.clear()
         if update.generic is not None:
             self.generic = changed(self.generic, update.generic)
-            self._scores = {
-                pod: scores
-                for pod, scores in self._scores.items()
-                if len(scores) == len(self.generic)  # of others it has no number for the new rows
-            }
-            self._levels.clear()
+            self._levels.pop(None, None)
+            for pod in [each for each in self._scores if not self._is_whole(each)]:
+                del self._scores[pod]
+                self._levels.pop(pod, None)
         if update.names:
             for pod, scores in self._scores.items():
                 self._scores[pod] = begun_anew(scores, update.names, self.generic)
@@ -102,6 +100,10 @@ class Mirror:
             self.settled_seconds = update.settled_seconds
         if update.leading is not None:
             self.leading = update.leading
+
+    def _is_whole(self, pod: Newcomer) -> bool:
+        """Whether there is a number for each row: of one that came since there is none."""
+        return len(self._scores[pod]) == len(self.generic)
 
     def _rename(self, names: Mapping[int, str]) -> None:
         for row in names:
