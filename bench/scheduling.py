@@ -38,7 +38,7 @@ NODES = 500
 PODS = 1_500
 SHAPES = (1, 1, 1, 2, 4)
 """GPUs that the pods ask for, in turns: two thirds of all GPUs are taken in the end."""
-ROUNDS = 3
+ROUNDS = 5
 PARALLEL = 16
 DEADLINE_SECONDS = 300.0
 UNLIMITED = 5_000

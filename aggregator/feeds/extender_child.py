@@ -109,13 +109,15 @@ class Desk:
             answer()
             return
         self._renew(pod)
-        waiting = sum(map(len, self._waiting.values()))
-        if self._mirror.array(pod) is not None or waiting >= MAX_WAITING:
+        if self._mirror.array(pod) is not None or self._is_full():
             answer()
             return
         self._waiting.setdefault(pod, []).append(answer)
         if len(self._waiting[pod]) == 1:
             self._loop.call_later(WAIT_SECONDS, self._answer_all, pod)
+
+    def _is_full(self) -> bool:
+        return sum(map(len, self._waiting.values())) >= MAX_WAITING
 
     def take(self, update: Update) -> None:
         """The mirror was told this."""
