@@ -25,7 +25,7 @@ class Ranking(NamedTuple):
     """The answer to one question."""
 
     numbers: Ints
-    """shape (k,), by level; of a level that no node is on, anything."""
+    """shape (k,), by level; of a level that no node is on, the commonest one."""
     places: Ints
     """shape (m,), by place among the nodes that are asked about: its level's."""
     favourite: int
