@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from aggregator.usage import Usage
 from tests import consumers
 from tests.controlplane.manifests import gpu_node, is_ready
 from tests.controlplane.sandbox import LABEL
+from tests.pages import HOW_TO, yaml_block
 from tests.usage_builders import steady
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from tests.controlplane.cluster import ControlPlane
     from tests.controlplane.sandbox import Sandbox
 
-PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "trimaran.md"
 HISTORY_SECONDS = 400
 """More than the shortest window that is told."""
 
@@ -41,12 +40,7 @@ def program() -> Path:
 
 def profiles(address: str) -> dict[str, Any]:
     """The page's configuration; only the watcher's host is the test's own."""
-    [text] = [
-        each
-        for each in re.findall(r"^```yaml\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-        if "TargetLoadPackingArgs" in each
-    ]
-    config = yaml.safe_load(text)
+    config = yaml.safe_load(yaml_block(HOW_TO / "trimaran.md", "TargetLoadPackingArgs"))
     [profile] = config["profiles"]
     [plugin] = profile["pluginConfig"]
     path = plugin["args"]["watcherAddress"].rpartition(":8080")[2]

@@ -28,6 +28,7 @@ from tests.controlplane.api import MERGE
 from tests.controlplane.gotool import find_go, required_go
 from tests.controlplane.manifests import gpu_node, is_ready
 from tests.controlplane.sandbox import LABEL, Sandbox
+from tests.pages import HOW_TO, yaml_block
 from tests.prometheus import sample, server, tools
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from tests.controlplane.cluster import ControlPlane
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "how-to" / "volcano.md"
 RULES = ROOT / "deploy" / "prometheus" / "volcano-rules.yaml"
 GO_MOD = consumers.MODULE / "volcano" / "go.mod"
 GROUP = "scheduling.volcano.sh/v1beta1"
@@ -135,11 +135,7 @@ async def prometheus(
 
 def configuration(address: str, *, predicate: bool = False) -> str:
     """The page's configuration of Volcano; Prometheus' address and the interval are the test's own."""
-    [text] = [
-        str(each)
-        for each in re.findall(r"^```yaml\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-        if "usage.weight" in each
-    ]
+    text = yaml_block(HOW_TO / "volcano.md", "usage.weight")
     changes = {"http://prometheus.monitoring.svc:9090": address, "interval: 30s": "interval: 1s"}
     if predicate:
         changes["enablePredicate: false"] = "enablePredicate: true"

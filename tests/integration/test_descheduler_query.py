@@ -1,25 +1,18 @@
 """The descheduler's query as its page has it, on a real Prometheus, judged by the descheduler's own rules for an answer."""
 
-import re
 import time
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tests.pages import HOW_TO, yaml_block
 from tests.prometheus import sample, server
-
-PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "descheduler.md"
 
 
 def text() -> str:
     """The policy that the page shows, whole."""
-    [found] = [
-        each
-        for each in re.findall(r"^```yaml\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-        if "DeschedulerPolicy" in each
-    ]
-    return str(found)
+    return yaml_block(HOW_TO / "descheduler.md", "DeschedulerPolicy")
 
 
 def policy() -> dict[str, Any]:

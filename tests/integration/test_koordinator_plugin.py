@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 import time
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,10 @@ from aggregator.feeds.koordinator import (
 from aggregator.feeds.koordinator_thresholds import ANNOTATION, ThresholdSettings, annotation
 from aggregator.usage import Usage
 from tests import consumers
+from tests.pages import HOW_TO, yaml_block
 from tests.usage_builders import steady
 
 NEUTRAL = {"filterExpiredNodeMetrics": True, "enableScheduleWhenNodeMetricsExpired": True}
-PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "koordinator.md"
 HOUR = 3_600.0
 
 
@@ -39,12 +38,7 @@ pytestmark = pytest.mark.timeout(1_600)  # the plugin is built on first use, whe
 
 def from_the_page() -> dict[str, Any]:
     """The plugin's arguments as the page shows them."""
-    [text] = [
-        each
-        for each in re.findall(r"^```yaml\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-        if "LoadAwareSchedulingArgs" in each
-    ]
-    [found] = yaml.safe_load(text)
+    [found] = yaml.safe_load(yaml_block(HOW_TO / "koordinator.md", "LoadAwareSchedulingArgs"))
     return dict(found["args"])
 
 

@@ -24,6 +24,7 @@ from tests import consumers
 from tests.controlplane import pki
 from tests.controlplane.cluster import ControlPlane
 from tests.controlplane.sandbox import Sandbox
+from tests.pages import HOW_TO, yaml_block
 from tests.prometheus import tools
 from tests.support import START
 from tests.usage_builders import steady
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from tests.controlplane.api import Json
 
 NOW = START + 600
-PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "volcano.md"
+PAGE = HOW_TO / "volcano.md"
 SERVICES = "/apis/apiregistration.k8s.io/v1/apiservices"
 RAW = "/apis/custom.metrics.k8s.io/v1beta2/nodes/*/node_cpu_usage_avg"
 
@@ -106,12 +107,7 @@ def page() -> str:
 
 def from_the_page(kind: str) -> list[Json]:
     """The objects of the block that has this kind."""
-    [text] = [
-        each
-        for each in re.findall(r"^```yaml\n(.*?)^```", page(), re.MULTILINE | re.DOTALL)
-        if f"kind: {kind}\n" in each
-    ]
-    return list(yaml.safe_load_all(text))
+    return list(yaml.safe_load_all(yaml_block(PAGE, f"kind: {kind}\n")))
 
 
 def api_services(namespace: str, port: int, bundle: str) -> list[Json]:

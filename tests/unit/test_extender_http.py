@@ -430,6 +430,22 @@ async def test_two_requests_split_anywhere_are_two(bench: Bench, at: int) -> Non
     assert said.count(b"200 OK") == 2
 
 
+async def test_who_does_not_take_the_last_reply_gets_no_time_to_be_idle() -> None:
+    class Closing(asyncio.Transport):
+        def is_closing(self) -> bool:
+            return True
+
+        def get_write_buffer_size(self) -> int:
+            return 1
+
+    connection = Server(lambda path, body, reply: None, [PATH], max_body_bytes=1).accept()
+    connection.connection_made(Closing())
+    connection.pause_writing()
+    due = connection._deadline
+    connection.resume_writing()
+    assert connection._deadline == due
+
+
 async def until(true: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not true():

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,6 +28,7 @@ from aggregator.web.door import GUARDED, door, is_loopback, is_plain_host
 from tests.controlplane.proxy import FaultProxy
 from tests.integration.web.client import Events
 from tests.integration.web.world import World
+from tests.pages import HOW_TO, yaml_block
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from tests.controlplane.cluster import ControlPlane
     from tests.controlplane.sandbox import Sandbox
 
-PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "read-access.md"
 REVIEWS = r"/apis/auth.*reviews"
 OPEN = {"/", "/static", "/healthz", "/readyz", "/metrics"}
 
@@ -68,8 +66,7 @@ class Gate:
 
     async def let_read(self, name: str) -> None:
         """As docs/how-to/read-access.md says."""
-        text = re.findall(r"^```yaml\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-        [block] = [each for each in text if "kind: RoleBinding" in each]
+        block = yaml_block(HOW_TO / "read-access.md", "kind: RoleBinding")
         mine = block.replace("namespace: fleetmedic", f"namespace: {self.sandbox.namespace}")
         rbac = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{self.sandbox.namespace}"
         role, binding = yaml.safe_load_all(mine.replace("reader", name))
