@@ -350,9 +350,7 @@ def _tell(runs: dict[str, list[Run]], asked: float) -> dict[str, bool]:
         },
         pods_per_second={arm: [round(each, 1) for each in rates[arm]] for arm in ARMS},
         ratios={arm: [round(each, 3) for each in found] for arm, found in ratios.items()},
-        ratio_of_means={
-            arm: round(mean(rates[arm]) / mean(rates["alone"]), 3) for arm in ARMS[1:]
-        },
+        ratio_of_means={arm: round(mean(rates[arm]) / mean(rates["alone"]), 3) for arm in ARMS[1:]},
         ratio_empty=round(median(ratios["empty"]), 3),
         ratio_every_node=round(median(ratios["every-node"]), 3),
         ratio_to_empty=round(
