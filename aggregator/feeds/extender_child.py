@@ -9,10 +9,8 @@ import asyncio
 import ctypes
 import gc
 import itertools
-import os
 import signal
 import socket
-import struct
 import sys
 import time
 from collections.abc import Callable
@@ -35,6 +33,7 @@ from aggregator.feeds.extender_frames import (
 )
 from aggregator.feeds.extender_http import Reply, Server
 from aggregator.feeds.extender_mirror import Mirror
+from aggregator.feeds.extender_turns import go_first
 from aggregator.scores.terms import Newcomer
 
 WAIT_SECONDS = 0.25
@@ -53,16 +52,6 @@ MAX_WAITING = 1_000
 """Questions that wait for scores; more are answered without."""
 
 _PR_SET_PDEATHSIG = 1
-
-TURN_NANOSECONDS = 500_000
-"""Of the core at a time, asked for instead of the kernel's usual milliseconds: whose turns are short is let in at once when a request comes, also where
-the aggregator is at work on the same core. An answer about 500 nodes takes as long; with a fifth of it, most answers were interrupted."""
-
-_SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
-"""Number of the system call, by machine."""
-
-_SCHED_ATTR = struct.Struct("=IIQiIQQQ")
-"""The kernel's: size, policy, flags, nice, priority, runtime, deadline, period."""
 
 Say = Callable[[Word], bool]
 """Tells the aggregator; ``False``: it does not listen."""
@@ -202,16 +191,6 @@ def _say(writer: asyncio.StreamWriter, word: Word) -> bool:
     return True
 
 
-def _take_short_turns() -> None:
-    """Ask the kernel for ``TURN_NANOSECONDS``. Linux before 6.12 takes it and does nothing (sched_setattr(2))."""
-    number = _SCHED_SETATTR.get(os.uname().machine)
-    if number is None:
-        return
-    nice = os.getpriority(os.PRIO_PROCESS, 0)
-    asked = _SCHED_ATTR.pack(_SCHED_ATTR.size, os.SCHED_OTHER, 0, nice, 0, TURN_NANOSECONDS, 0, 0)
-    ctypes.CDLL(None).syscall(number, 0, asked, 0)
-
-
 def main() -> int:
     """Serve as the one argument says."""
     settings = msgspec.json.decode(sys.argv[1], type=Settings)
@@ -219,7 +198,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    _take_short_turns()
+    go_first()
     asyncio.run(serve(settings))
     return 0
 

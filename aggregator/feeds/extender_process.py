@@ -11,7 +11,6 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import msgspec
 import structlog
@@ -30,6 +29,7 @@ from aggregator.feeds.extender_frames import (
 from aggregator.feeds.extender_publication import Publication
 from aggregator.feeds.extender_scale import DEFAULT_SCALE
 from aggregator.feeds.extender_spawn import Spawned, Spawner
+from aggregator.feeds.extender_turns import step_behind
 from aggregator.scores.book import ScoreBook
 from aggregator.scores.model import STALE_AFTER_SECONDS
 from aggregator.stats import AggregatorStats
@@ -61,13 +61,14 @@ FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.1, 30.0
 STEADY_SECONDS = 60.0
 """After which a process that ends is the first one again."""
 
-BEHIND = 10
-"""Nice value of the aggregator beside that process: whoever waits for a place is answered before reports are looked at. It counts among the processes
-of one control group, so in a container between these two alone. The kernel gives nobody priority back; the thread that starts the process
-stays in front, so that one which is started anew goes first as well (``Spawner``)."""
-
-OWN_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-"""numpy would start a thread per core, for arrays of a few thousand numbers."""
+OWN_ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
+}
+"""numpy would start a thread per core, for arrays of a few thousand numbers. And the C library would give the memory of a question about 5,000
+nodes back after each answer, to ask for it again: 53 page faults each time."""
 
 
 class ExtenderProcess:
@@ -80,7 +81,7 @@ class ExtenderProcess:
         leading: whether agents report to this process.
         scale: as for ``Extender``, as is the next one.
         stale_after_seconds: how old the scores may be.
-        behind: whether this process may let that one go first (``BEHIND``), for good.
+        behind: whether this process may let that one go first (``extender_turns``), for good.
     """
 
     def __init__(
@@ -254,7 +255,7 @@ class ExtenderProcess:
                     self._wake.set()
             elif isinstance(word, Serving):
                 if self._behind:
-                    _step_behind(self._spawner.thread_id)
+                    step_behind(self._spawner.thread_id)
                 self.started.set()
             else:
                 add_up(self._stats, word.counted)
@@ -292,17 +293,6 @@ def add_up(stats: AggregatorStats, counted: Counted) -> None:
     stats.extender_seconds.sum += counted.seconds_sum
     stats.extender_unknown_nodes_total += counted.unknown_nodes
     stats.extender_errors_total += counted.errors
-
-
-def _step_behind(spawner: int | None) -> None:
-    """Let the extender's process go first, where both want the same core.
-
-    All threads do but the one that starts it; threads that come later have what their maker has.
-    """
-    for thread in {int(each.name) for each in Path("/proc/self/task").iterdir()} - {spawner}:
-        with contextlib.suppress(OSError):  # it ended meanwhile
-            if os.getpriority(os.PRIO_PROCESS, thread) < BEHIND:
-                os.setpriority(os.PRIO_PROCESS, thread, BEHIND)
 
 
 async def _bound(host: str, port: int) -> list[socket.socket]:

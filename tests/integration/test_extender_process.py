@@ -21,7 +21,8 @@ import pytest
 from aggregator.config import ENV_PREFIX
 from aggregator.feeds import extender_process
 from aggregator.feeds.extender import FILTER_PATH, PRIORITIZE_PATH
-from aggregator.feeds.extender_process import BEHIND, ExtenderProcess
+from aggregator.feeds.extender_process import ExtenderProcess
+from aggregator.feeds.extender_turns import BEHIND
 from aggregator.scores.book import ScoreBook
 from aggregator.stats import AggregatorStats
 from contract.vocabulary import Severity
@@ -336,6 +337,21 @@ async def test_the_process_that_a_scheduler_waits_for_goes_before_the_aggregator
         )
         assert nice_of(str(process.pid)) == max(mine, BEHIND)
         assert child.nice() == mine
+        # Nor is an answer interrupted whenever a thread of the aggregator wakes.
+        behind = [each for each in names_of(tasks) if nice_of(each) >= BEHIND]
+        assert {policy_of(each) for each in behind} == {os.SCHED_BATCH}
+        assert policy_of(str(child.pid)) == os.SCHED_OTHER
+
+
+def names_of(folder: Path) -> list[str]:
+    return [each.name for each in folder.iterdir()]
+
+
+def policy_of(thread: str) -> int:
+    try:
+        return os.sched_getscheduler(int(thread))
+    except ProcessLookupError:
+        return os.SCHED_BATCH
 
 
 def nice_of(thread: str) -> int:

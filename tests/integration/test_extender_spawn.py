@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from aggregator.feeds import extender_process
-from aggregator.feeds.extender_process import BEHIND, ExtenderProcess
+from aggregator.feeds.extender_process import ExtenderProcess
 from aggregator.feeds.extender_spawn import Spawned, Spawner
+from aggregator.feeds.extender_turns import BEHIND
 from tests.integration.test_extender_process import NAMES, Served, fleet
 
 READY = b"r"
