@@ -1,8 +1,8 @@
 """How long kube-scheduler waits for the extender: ``prioritize`` over HTTP while a fleet of 5,000 nodes reports.
 
 A real aggregator process on one core, 5,000 streams that bring 2,000 reports a second from another process, and one
-connection that is kept open and asks as kube-scheduler does, one pod after the other. Pods come at a fixed rate, whether or
-not the one before has its answer: what a pod waits counts from when it came. The extender is a process of its own (``scheduler_listen``) on
+connection that is kept open and asks as kube-scheduler does, one pod after the other. Pods come at random times, whether or
+not the one before has its answer; what counts is each HTTP request, and beside it stands what a pod waits from when it came. The extender is a process of its own (``scheduler_listen``) on
 the same core as the aggregator, and so is the floor: the same HTTP server, which decodes the request, encodes a number for every name
 and does nothing between, asked by the same client in turns: once with nothing else on its core, once beside a process that takes (and
 drops) the same reports.
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from aggregator.config import ENV_PREFIX
-from bench.extender_load import keep_to_core, node_names
+from bench.extender_load import keep_to_core, measure_on_core, node_names
 from bench.figures import percentile, report
 from tests.controlplane.manifests import gpu_pod
 from tests.controlplane.process import Process, free_port
@@ -35,7 +35,7 @@ NODES = 5_000
 FEW = 500
 REPORTS_PER_SECOND = 2_000.0
 PODS_PER_SECOND = {NODES: 40.0, FEW: 100.0}
-TURN_SECONDS = {NODES: 10.0, FEW: 5.0}
+TURN_SECONDS = 10.0
 TURNS = 3
 SETTLE_SECONDS = 5.0
 AIM_MS = {NODES: 5.0, FEW: 1.0}
@@ -52,10 +52,10 @@ SHAPES = (1, 1, 1, 2, 4, 8)
 class Turn(NamedTuple):
     """One server asked for a while with one number of names."""
 
-    service_ms: list[float]
-    """From the request's first byte to the reply's last."""
+    request_ms: list[float]
+    """From the request's first byte sent to the reply's last byte received."""
     waited_ms: list[float]
-    """From when the pod came."""
+    """From when the pod came: one that comes while another is asked about waits for its turn first."""
 
 
 class Scheduler:
@@ -101,7 +101,7 @@ class Scheduler:
             sent = time.perf_counter()
             self.ask(requests[number % len(requests)])
             done = time.perf_counter()
-            turn.service_ms.append((done - sent) * 1e3)
+            turn.request_ms.append((done - sent) * 1e3)
             turn.waited_ms.append((done - (sent if left > 0 else due)) * 1e3)
             number += 1
         return turn
@@ -179,15 +179,15 @@ async def _turns(what: str, port: int) -> dict[int, Turn]:
     scheduler = Scheduler(port)
     loop = asyncio.get_running_loop()
     try:
-        with ThreadPoolExecutor(1, initializer=keep_to_core, initargs=(CLIENT_CORE,)) as thread:
+        with ThreadPoolExecutor(1, initializer=measure_on_core, initargs=(CLIENT_CORE,)) as thread:
             for number in range(TURNS):
                 print(f"  extender: {what}, turn {number + 1} of {TURNS}", file=sys.stderr)
                 for count, made in requests.items():
-                    rate, seconds = PODS_PER_SECOND[count], TURN_SECONDS[count]
+                    rate = PODS_PER_SECOND[count]
                     turn = await loop.run_in_executor(
-                        thread, scheduler.take_turn, made, rate, seconds
+                        thread, scheduler.take_turn, made, rate, TURN_SECONDS
                     )
-                    whole[count].service_ms.extend(turn.service_ms)
+                    whole[count].request_ms.extend(turn.request_ms)
                     whole[count].waited_ms.extend(turn.waited_ms)
     finally:
         scheduler.close()
@@ -294,25 +294,26 @@ async def _line(child: asyncio.subprocess.Process) -> str:
 def _tell(
     count: int, mine: Turn, idle: Turn, busy: Turn, rates: tuple[float, float]
 ) -> dict[str, bool]:
-    ours, floor, loaded = (_spread(each.waited_ms) for each in (mine, idle, busy))
+    ours, floor, loaded = (_spread(each.request_ms) for each in (mine, idle, busy))
+    waited = _spread(mine.waited_ms)
     ratios = {share: ours[share] / floor[share] for share in ("p50", "p99")}
     aim = AIM_MS[count]
     return report(
         f"extender ({count} names)",
-        text=f"prioritize p50 {ours['p50']:.2f} ms, p99 {ours['p99']:.2f} ms while {rates[0]:.0f} reports/s "
-        f"arrive; floor p50 {floor['p50']:.2f} ms, p99 {floor['p99']:.2f} ms; floor with {rates[1]:.0f} reports/s "
-        f"p50 {loaded['p50']:.2f} ms, p99 {loaded['p99']:.2f} ms",
-        ratio=ratios["p50"],
+        text=f"a request p50 {ours['p50']:.2f} ms, p99 {ours['p99']:.2f} ms while {rates[0]:.0f} reports/s "
+        f"arrive (with the wait for its turn {waited['p50']:.2f} and {waited['p99']:.2f} ms); floor p50 {floor['p50']:.2f} ms, "
+        f"p99 {floor['p99']:.2f} ms; floor with {rates[1]:.0f} reports/s p50 {loaded['p50']:.2f} ms, p99 {loaded['p99']:.2f} ms",
+        ratio=max(ratios.values()),
         aims={
             f"{count} names: p99 under {aim:g} ms": ours["p99"] < aim,
-            f"{count} names: under 3x the floor": ratios["p50"] < 3,
+            f"{count} names: p50 and p99 under 3x the floor": max(ratios.values()) < 3,
         },
-        requests=len(mine.waited_ms),
+        requests=len(mine.request_ms),
         reports_per_second=rates[0],
-        ratio_p99=round(ratios["p99"], 2),
+        ratios={share: round(ratio, 2) for share, ratio in ratios.items()},
         ratio_p99_same_load=round(ours["p99"] / loaded["p99"], 2),
         ms=ours,
-        service_ms=_spread(mine.service_ms),
+        waited_ms=waited,
         floor_ms=floor,
         floor_with_reports_ms=loaded,
     )
