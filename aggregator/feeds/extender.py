@@ -39,6 +39,7 @@ from aggregator.feeds.extender_counts import ExtenderCounters
 from aggregator.feeds.extender_pod import Wish, wish_of
 from aggregator.feeds.extender_ranking import Ranking, ranked
 from aggregator.feeds.extender_scale import DEFAULT_SCALE
+from aggregator.feeds.extender_wishes import UNREADABLE, Wishes, glance, pod_in
 from aggregator.scores.ailing import lacks_healthy_devices
 from aggregator.scores.model import (
     NEUTRAL_SCORE,
@@ -156,6 +157,7 @@ class Extender:
         self._clock = clock
         self._scale = scale
         self._stale_after_seconds = stale_after_seconds
+        self._wishes = Wishes()
         self._decode = msgspec.json.Decoder(_Request).decode
         self._decode_pod = msgspec.json.Decoder(dict[str, Any]).decode
         self._decode_node = msgspec.json.Decoder(_Node).decode
@@ -274,16 +276,23 @@ class Extender:
         return basis in ("node", "pod")
 
     def _understand(self, verb: Verb, body: bytes | bytearray) -> Question:
+        if len(body) <= MAX_POD_BYTES and (seen := glance(body)) is not None:
+            wish = self._wishes.recall(seen.parts)
+            if wish is None:
+                wish = self._wish(pod_in(body))
+                self._wishes.learn(seen.parts, wish)
+            return Question(verb=verb, names=seen.names, wish=wish)
         request = self._decode(body)
         wish = self._wish(bytes(request.upper_pod) or bytes(request.lower_pod))
         listed = request.upper_names or request.camel_names or request.lower_names
         full = request.upper_nodes or request.lower_nodes
         if listed is not None or full is None or full.items is None:
             return Question(verb=verb, names=listed or [], wish=wish)
-        found = [self._decode_node(node).metadata.name for node in full.items]
-        return Question(verb=verb, names=found, nodes=full.items, wish=wish)
+        there = [self._decode_node(node).metadata.name for node in full.items]
+        return Question(verb=verb, names=there, nodes=full.items, wish=wish)
 
     def _wish(self, pod: bytes) -> Wish:
+        """Of one Pod object; ``UNREADABLE``: it cannot be read."""
         if pod in (b"", b"null"):
             return Wish()
         try:
@@ -292,5 +301,5 @@ class Extender:
             wish = None
         if wish is None:
             self._counters.extender_errors_total += 1
-            return Wish()
+            return UNREADABLE
         return wish

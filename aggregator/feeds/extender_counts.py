@@ -1,5 +1,6 @@
 """What the extender counts. The process that answers keeps ``Counts`` and sends them home, where they are added up. Pure."""
 
+from bisect import bisect_left
 from typing import Protocol
 
 import msgspec
@@ -65,8 +66,7 @@ class _Seconds:
         self.sum = 0.0
 
     def observe(self, value: float) -> None:
-        place = next((at for at, bound in enumerate(EXTENDER_BOUNDS) if value <= bound), -1)
-        self.counts[place] += 1
+        self.counts[bisect_left(EXTENDER_BOUNDS, value)] += 1
         self.sum += value
 
 

@@ -184,7 +184,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _read(self) -> None:
         try:
-            while self._is_open() and not self._answering:
+            while self._start < self._stop and self._is_open() and not self._answering:
                 if self._request is None:
                     self._request = self._head()
                     if self._request is None:

@@ -25,7 +25,7 @@ class Ranking(NamedTuple):
     """The answer to one question."""
 
     numbers: Ints
-    """shape (k,), by level; of a level that no node is on, the commonest one."""
+    """shape (k,), by level; of a level that no node is on, anything."""
     places: Ints
     """shape (m,), by place among the nodes that are asked about: its level's."""
     favourite: int
@@ -46,14 +46,11 @@ class Ranking(NamedTuple):
 
     def few(self) -> tuple[list[int], list[int]]:
         """The same ranking in few words: the places of those that differ from the commonest number, and by how much."""
-        differences = self.numbers - self.commonest
-        if differences.any():
-            found = self.each() - self.commonest
-            told = found.nonzero()[0]
-            return told.tolist(), found[told].tolist()
-        if self.favourite >= 0 and self.favoured != self.commonest:
-            return [self.favourite], [self.favoured - self.commonest]
-        return [], []
+        found = (self.numbers - self.commonest)[self.places]
+        if self.favourite >= 0:
+            found[self.favourite] = self.favoured - self.commonest
+        told = found.nonzero()[0]
+        return told.tolist(), found[told].tolist()
 
 
 def ranked(levels: Levels, rows: Places, scale: int) -> Ranking:
@@ -66,32 +63,28 @@ def ranked(levels: Levels, rows: Places, scale: int) -> Ranking:
     """
     places = levels.places[rows]
     counts = np.bincount(places, minlength=len(levels.values))
-    there = counts.nonzero()[0]
-    many = counts[there]
-    decided = _decided(levels.values[there].tobytes(), scale)
-    favourite, favoured, by_level = -1, 0, decided.numbers
-    if decided.best >= 0 and many[decided.equals].sum() > 1:
-        best = (places == there[decided.best]).nonzero()[0]
-        favourite = int(best[filling_order(rows[best]).argmin()])
-        favoured, by_level = decided.favoured, decided.beside
-    told = np.bincount(by_level, weights=many, minlength=favoured + 1)
+    decided = _decided(levels.key, (counts > 0).tobytes(), scale)
+    favourite, favoured, numbers = -1, 0, decided.numbers
+    if decided.best >= 0 and sum(map(counts.item, decided.equals)) > 1:
+        best = (places == decided.best).nonzero()[0]
+        chosen = filling_order(rows[best]).argmin() if len(best) > 1 else 0
+        favourite, favoured, numbers = best.item(chosen), decided.favoured, decided.beside
+    told = np.bincount(numbers, weights=counts, minlength=favoured + 1)
     if favourite >= 0:
-        told[by_level[decided.best]] -= 1
+        told[numbers[decided.best]] -= 1
         told[favoured] += 1
-    commonest = int(told.argmax())
-    numbers = np.full(len(counts), commonest, dtype=np.int64)
-    numbers[there] = by_level
-    strangers = int(counts[levels.places[-1]])
-    return Ranking(numbers, places, favourite, favoured, commonest, strangers)
+    strangers = counts.item(levels.places.item(-1))
+    return Ranking(numbers, places, favourite, favoured, int(told.argmax()), strangers)
 
 
 class _Decided(NamedTuple):
-    """What follows from the levels alone; all by place among those that are there."""
+    """What follows from the levels alone; all by level."""
 
     numbers: Ints
+    """shape (k,); 0 where no node is on the level."""
     best: int
     """The level of healthy nodes that no other is before; -1: there is none."""
-    equals: Ints
+    equals: tuple[int, ...]
     """All levels that no other is before."""
     favoured: int
     """The number of one that is preferred among them …"""
@@ -100,16 +93,22 @@ class _Decided(NamedTuple):
 
 
 @lru_cache(_REMEMBERED)
-def _decided(levels: bytes, scale: int) -> _Decided:
-    values = np.frombuffer(levels, dtype=np.int64)
+def _decided(levels: bytes, there: bytes, scale: int) -> _Decided:
+    """Of these levels, where there are nodes on some."""
+    places = np.frombuffer(there, dtype=np.bool_).nonzero()[0]
+    values = np.frombuffer(levels, dtype=np.int64)[places]
+    numbers = np.zeros(len(there), dtype=np.int64)
     if not len(values):
-        return _Decided(values, -1, values, 0, values)
+        return _Decided(numbers, -1, (), 0, numbers)
     verdicts = verdicts_of(values)
     scores = no_prize_for_silence(scores_of(values), verdicts)
-    numbers = spread(scores, scale)
+    numbers[places] = spread(scores, scale)
     equals = np.flatnonzero(scores == scores.max())
     healthy = equals[verdicts[equals] == HEALTHY]
+    equal = tuple(places[equals].tolist())
     if not len(healthy):
-        return _Decided(numbers, -1, equals, 0, numbers)
-    favoured, beside = favour(numbers, scale)
-    return _Decided(numbers, int(healthy[0]), equals, favoured, beside)
+        return _Decided(numbers, -1, equal, 0, numbers)
+    favoured, others = favour(numbers[places], scale)
+    beside = numbers.copy()
+    beside[places] = others
+    return _Decided(numbers, int(places[healthy[0]]), equal, favoured, beside)

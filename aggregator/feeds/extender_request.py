@@ -16,9 +16,9 @@ MAX_CHUNK_LINES = 40_000
 _REQUEST_LINE = re.compile(rb"([A-Z]{1,16}) (/[!-~]{0,1000}) HTTP/1\.([01])")
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUE = re.compile(rb"[\t -~\x80-\xff]*")
-_LENGTH = re.compile(rb"[0-9]{1,15}")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[\t -~\x80-\xff]*)?")
 _CONTENT_LENGTH = b"\r\nContent-Length: "
+MAX_LENGTH_DIGITS = 15
 _REMEMBERED = 256
 """Heads, of up to 16 KiB each."""
 _SINGLE = (b"content-length", b"transfer-encoding", b"host", b"expect")
@@ -57,9 +57,10 @@ def head_of(text: bytes) -> Head:
     """
     before, found, rest = text.partition(_CONTENT_LENGTH)
     length, line, after = rest.partition(b"\r\n")
-    if not found or _LENGTH.fullmatch(length) is None:
-        return _head(text, counted=False)
-    return _head(before + line + after, counted=True)._replace(length=int(length))
+    if not found or not _is_length(length):
+        return _head(text, False)
+    known = _head(before + line + after, True)
+    return Head(known.method, known.path, int(length), False, known.last, known.expects)
 
 
 class Request:
@@ -68,6 +69,8 @@ class Request:
     Args:
         head: what it says.
     """
+
+    __slots__ = ("_ended", "_lines", "between", "body", "head", "kept", "left")
 
     def __init__(self, head: Head) -> None:
         self.head = head
@@ -102,7 +105,7 @@ class Request:
 
 
 @lru_cache(_REMEMBERED)
-def _head(text: bytes, *, counted: bool) -> Head:
+def _head(text: bytes, counted: bool) -> Head:
     """A head; counted: a length was taken out of it, so that there must be no other."""
     first, *lines = text.split(b"\r\n")
     found = _REQUEST_LINE.fullmatch(first)
@@ -145,6 +148,10 @@ def _headers(lines: list[bytes], most: int) -> dict[bytes, bytes]:
     return headers
 
 
+def _is_length(text: bytes) -> bool:
+    return len(text) <= MAX_LENGTH_DIGITS and text.isdigit()
+
+
 def _twice(name: str) -> RefusedError:
     return RefusedError(HTTPStatus.BAD_REQUEST, f"{name} stands there twice")
 
@@ -153,7 +160,7 @@ def _length(headers: dict[bytes, bytes]) -> int:
     text = headers.get(b"content-length")
     if text is None:
         return 0
-    if _LENGTH.fullmatch(text) is None:
+    if not _is_length(text):
         raise RefusedError(HTTPStatus.BAD_REQUEST, "Content-Length is no whole number")
     return int(text)
 

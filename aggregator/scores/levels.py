@@ -24,6 +24,8 @@ class Levels(NamedTuple):
     """shape (k,), the levels that there are, ascending."""
     places: Ints
     """shape (n + 1,), by row the place of its level; at the end that of a node nobody knows."""
+    key: bytes
+    """Equal for equal values."""
 
 
 def levels_of(scores: Ints, verdicts: Codes) -> Levels:
@@ -38,7 +40,8 @@ def levels_of(scores: Ints, verdicts: Codes) -> Levels:
     found[-1] += _STRANGER
     there = np.zeros(int(found.max()) + 1, dtype=np.bool_)
     there[found] = True
-    return Levels(np.flatnonzero(there), np.cumsum(there)[found] - 1)
+    values = np.flatnonzero(there)
+    return Levels(values, np.cumsum(there)[found] - 1, values.tobytes())
 
 
 def scores_of(values: Ints) -> Ints:

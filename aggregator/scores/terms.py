@@ -36,7 +36,7 @@ class ScoreTerms(msgspec.Struct, frozen=True, kw_only=True):
     """The chance that a shared device is asked for more than it has which is still taken."""
 
 
-class Newcomer(msgspec.Struct, frozen=True, kw_only=True, order=True):
+class Newcomer(msgspec.Struct, frozen=True, kw_only=True, order=True, cache_hash=True):
     """The pod to be placed, as far as a score depends on it. Hashable: equal ones have equal scores."""
 
     shape: PodShape

@@ -10,7 +10,7 @@ WHOLE = 1000
 """One whole device, in thousandths."""
 
 
-class PodShape(msgspec.Struct, frozen=True, kw_only=True, order=True):
+class PodShape(msgspec.Struct, frozen=True, kw_only=True, order=True, cache_hash=True):
     """What one pod asks for; pods of equal shape are the same pod to the model. Hashable."""
 
     cpu_milli: int = 0

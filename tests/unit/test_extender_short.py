@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,8 +46,15 @@ nodes = st.lists(
 )
 
 
+alike = st.lists(
+    st.sampled_from([(750, HEALTHY), (750, HEALTHY), (400, HEALTHY), (750, UNKNOWN)]),
+    min_size=4,
+    max_size=12,
+)
+
+
 @given(
-    nodes=nodes,
+    nodes=nodes | alike,
     stranger=st.sampled_from([0, 500]),
     scale=st.sampled_from([1, 10, 100, 1000]),
     data=st.data(),
@@ -114,6 +122,23 @@ def test_of_many_nodes_the_order_is_that_of_the_scores_and_sick_ones_are_last(
     if sick.any() and not sick.all():
         assert whole[sick].max() < whole[~sick].min()
     assert len(prioritized(known, MANY, scale=scale)) < len(MANY)
+
+
+@pytest.mark.parametrize(
+    ("scores", "scale", "commonest"),
+    [
+        ([750, 750, 400], 100, 40),  # 76, 75 and 40: each once
+        ([750, 750, 0], 1, 1),  # 1, 1 and 0: no room for a favourite
+        ([750, 750, 750, 400, 400], 100, 40),
+        ([750, 750, 750, 400], 100, 75),
+    ],
+)
+def test_the_commonest_number_is_the_smallest_of_those_that_most_nodes_have(
+    scores: list[int], scale: int, commonest: int
+) -> None:
+    rows = np.arange(len(scores))
+    verdicts = np.full(len(scores), HEALTHY, dtype=np.int8)
+    assert ranked(levels_of(np.array([*scores, 500]), verdicts), rows, scale).commonest == commonest
 
 
 def test_a_short_reply_names_only_those_that_are_not_as_most_are() -> None:
