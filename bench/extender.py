@@ -2,9 +2,9 @@
 
 A real aggregator process on one core, 5,000 streams that bring 2,000 reports a second from another process, and one
 connection that is kept open and asks as kube-scheduler does, one pod after the other. Pods come at random times, whether or
-not the one before has its answer; what counts is each HTTP request, and beside it stands what a pod waits from when it came. The extender is a process of its own (``scheduler_listen``) on
-the same core as the aggregator, and so is the floor: the same HTTP server, which decodes the request, encodes a number for every name
-and does nothing between, asked by the same client in turns: once with nothing else on its core, once beside a process that takes (and
+not the one before has its answer; what counts is each HTTP request, and beside it stands what a pod waits from when it came.
+The extender is a process of its own (``scheduler_listen``) on the same core as the aggregator, and so is the floor: the same
+HTTP server, which decodes the request, encodes a number for every name and does nothing between, asked by the same client in turns: once with nothing else on its core, once beside a process that takes (and
 drops) the same reports.
 """
 
