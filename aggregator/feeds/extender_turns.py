@@ -13,8 +13,8 @@ The price: on a core of its own, a thread of the aggregator that computes for lo
 Python), and an extender that is never idle leaves it a tenth of the core, in pieces. So nothing in the aggregator computes beside the loop;
 its other threads read files and sockets. The extender's turns are longer than an answer.
 
-In a container nice value and policy count between these processes alone; no turn is asked for that is shorter than usual. Kernels before 6.12 take the length of a turn and do nothing with it; what the
-kernel forbids is left as it was.
+In a container nice value and policy count between these processes alone; no turn is asked for that is shorter than usual. Kernels
+before 6.12 take the length of a turn and do nothing with it; what the kernel forbids is left as it was.
 """
 
 import contextlib
