@@ -28,6 +28,7 @@ def sample(handle: Any) -> int:
     calls: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
         (nvml.nvmlDeviceGetMemoryInfo, (nvml.nvmlMemory_v2,)),
         (nvml.nvmlDeviceGetUtilizationRates, ()),
+        (nvml.nvmlDeviceGetSamples, (nvml.NVML_GPU_UTILIZATION_SAMPLES, 0)),
         (nvml.nvmlDeviceGetTemperature, (nvml.NVML_TEMPERATURE_GPU,)),
         (nvml.nvmlDeviceGetMarginTemperature, ()),
         (nvml.nvmlDeviceGetPowerUsage, ()),

@@ -114,6 +114,10 @@ class Gpu:
     encoder_utilization_percent: Number = 0
     decoder_utilization_percent: Number = 0
     sampling_period_microseconds: Number = 100_000
+    utilization_samples: tuple[int, ...] | Fail | None = ()
+    """Percents of the driver's samples, one each 200 ms, over and over; none: always `gpu_utilization_percent`."""
+    utilization_samples_newest_microseconds: Number = None
+    """Unix time of the newest sample; None: of this moment."""
     compute_processes: tuple[Process, ...] | Fail | None = ()
     graphics_processes: tuple[Process, ...] | Fail | None = ()
 

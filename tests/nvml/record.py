@@ -15,6 +15,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import pairwise
+from statistics import median
 from typing import Any
 
 import pynvml as nvml
@@ -40,6 +42,7 @@ SLOW = (
     "ConfComputeGpuCertificate",
 )
 """Parts of the names of functions that no agent asks."""
+SAMPLES = "nvmlDeviceGetSamples(1, 0)"
 TIMES = 5
 """Each call is made so often; the fastest, the slowest and the CPU time of one are written down."""
 
@@ -117,6 +120,7 @@ def _with_arguments(handle: Any) -> Iterator[tuple[str, dict[str, Any]]]:
             *(("nvmlDeviceGetNvLinkErrorCounter", link, n) for link in LINKS for n in range(5)),
         )
     )
+    yield SAMPLES, _ask(partial(_samples, handle))
     for name, *arguments in asked:
         key = f"{name}({', '.join(map(str, arguments))})"
         yield key, _ask(partial(getattr(nvml, name), handle, *arguments))
@@ -127,6 +131,14 @@ def _with_arguments(handle: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         ("nvmlDeviceGetGpuFabricInfo", "c_nvmlGpuFabricInfo_t"),
     ):
         yield f"{name}({kind})", _ask(partial(_filled, name, kind, handle))
+
+
+def _samples(handle: Any) -> dict[str, Any]:
+    """How many samples of its utilization the driver keeps, and their step; not when they were taken."""
+    kind, samples = nvml.nvmlDeviceGetSamples(handle, nvml.NVML_GPU_UTILIZATION_SAMPLES, 0)
+    steps = [after.timeStamp - before.timeStamp for before, after in pairwise(samples)]
+    step = round(median(steps) / 1000, -1) if steps else None
+    return {"type": kind, "count": len(samples), "step_milliseconds": step}
 
 
 def _filled(name: str, kind: str, handle: Any) -> Any:

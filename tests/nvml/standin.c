@@ -1,8 +1,8 @@
 /* The NVML stand-in: exports the symbols of libnvidia-ml.so.1 with its struct layouts and answers from a scenario file.
  *
  * scenario.c holds the file's format, gate.c what happens before any answer (not initialised, hang, error, lost),
- * events.c event sets, fields.c nvmlDeviceGetFieldValues and NVLink, gpm.c the profiling counters, device.c everything
- * else with a struct or a list.
+ * events.c event sets, fields.c nvmlDeviceGetFieldValues and NVLink, gpm.c the profiling counters, samples.c the driver's
+ * own samples, device.c everything else with a struct or a list.
  * This file holds the system calls, handles and the plain getters: one reading, one number.
  *
  * Struct layouts are those that pynvml's ctypes classes declare. Where the real library's answer was not known for
