@@ -163,7 +163,7 @@ class SourceStatus(_message.Message):
     def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[SourceState, str]] = ..., reason: _Optional[str] = ..., since_time_seconds: _Optional[float] = ...) -> None: ...
 
 class Gpu(_message.Message):
-    __slots__ = ("uuid", "pci_bus_id", "index", "model", "lost", "temperature_celsius", "power_watts", "power_limit_watts", "utilization_ratio", "memory_used_bytes", "memory_total_bytes", "memory_utilization_ratio", "process_count", "sm_clock_hertz", "ecc_uncorrected_total", "ecc_corrected_total", "recovery_action", "memory_temperature_celsius", "serial", "energy_joules_total", "clocks_event_reasons", "sm_active_ratio", "tensor_active_ratio", "dram_active_ratio")
+    __slots__ = ("uuid", "pci_bus_id", "index", "model", "lost", "temperature_celsius", "power_watts", "power_limit_watts", "utilization_ratio", "memory_used_bytes", "memory_total_bytes", "memory_utilization_ratio", "process_count", "sm_clock_hertz", "ecc_uncorrected_total", "ecc_corrected_total", "recovery_action", "memory_temperature_celsius", "serial", "energy_joules_total", "clocks_event_reasons", "sm_active_ratio", "tensor_active_ratio", "dram_active_ratio", "duty_cycle_ratio")
     UUID_FIELD_NUMBER: _ClassVar[int]
     PCI_BUS_ID_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -188,6 +188,7 @@ class Gpu(_message.Message):
     SM_ACTIVE_RATIO_FIELD_NUMBER: _ClassVar[int]
     TENSOR_ACTIVE_RATIO_FIELD_NUMBER: _ClassVar[int]
     DRAM_ACTIVE_RATIO_FIELD_NUMBER: _ClassVar[int]
+    DUTY_CYCLE_RATIO_FIELD_NUMBER: _ClassVar[int]
     uuid: str
     pci_bus_id: str
     index: int
@@ -212,7 +213,8 @@ class Gpu(_message.Message):
     sm_active_ratio: float
     tensor_active_ratio: float
     dram_active_ratio: float
-    def __init__(self, uuid: _Optional[str] = ..., pci_bus_id: _Optional[str] = ..., index: _Optional[int] = ..., model: _Optional[str] = ..., lost: _Optional[bool] = ..., temperature_celsius: _Optional[float] = ..., power_watts: _Optional[float] = ..., power_limit_watts: _Optional[float] = ..., utilization_ratio: _Optional[float] = ..., memory_used_bytes: _Optional[int] = ..., memory_total_bytes: _Optional[int] = ..., memory_utilization_ratio: _Optional[float] = ..., process_count: _Optional[int] = ..., sm_clock_hertz: _Optional[float] = ..., ecc_uncorrected_total: _Optional[int] = ..., ecc_corrected_total: _Optional[int] = ..., recovery_action: _Optional[int] = ..., memory_temperature_celsius: _Optional[float] = ..., serial: _Optional[str] = ..., energy_joules_total: _Optional[float] = ..., clocks_event_reasons: _Optional[int] = ..., sm_active_ratio: _Optional[float] = ..., tensor_active_ratio: _Optional[float] = ..., dram_active_ratio: _Optional[float] = ...) -> None: ...
+    duty_cycle_ratio: float
+    def __init__(self, uuid: _Optional[str] = ..., pci_bus_id: _Optional[str] = ..., index: _Optional[int] = ..., model: _Optional[str] = ..., lost: _Optional[bool] = ..., temperature_celsius: _Optional[float] = ..., power_watts: _Optional[float] = ..., power_limit_watts: _Optional[float] = ..., utilization_ratio: _Optional[float] = ..., memory_used_bytes: _Optional[int] = ..., memory_total_bytes: _Optional[int] = ..., memory_utilization_ratio: _Optional[float] = ..., process_count: _Optional[int] = ..., sm_clock_hertz: _Optional[float] = ..., ecc_uncorrected_total: _Optional[int] = ..., ecc_corrected_total: _Optional[int] = ..., recovery_action: _Optional[int] = ..., memory_temperature_celsius: _Optional[float] = ..., serial: _Optional[str] = ..., energy_joules_total: _Optional[float] = ..., clocks_event_reasons: _Optional[int] = ..., sm_active_ratio: _Optional[float] = ..., tensor_active_ratio: _Optional[float] = ..., dram_active_ratio: _Optional[float] = ..., duty_cycle_ratio: _Optional[float] = ...) -> None: ...
 
 class Npu(_message.Message):
     __slots__ = ("index", "card", "chip", "model", "pci_bus_id", "temperature_celsius", "power_watts", "utilization_ratio", "memory_used_bytes", "memory_total_bytes", "health")

@@ -21,8 +21,18 @@ GPU_FIELDS = (
         "energy_joules_total",
     ),
     (
-        gauge("fleetmedic_gpu_utilization_ratio", "Share of time in which a kernel ran, 0..1."),
+        gauge(
+            "fleetmedic_gpu_utilization_ratio",
+            "Share of the driver's last sample period in which a kernel ran, 0..1; of this moment.",
+        ),
         "utilization_ratio",
+    ),
+    (
+        gauge(
+            "fleetmedic_gpu_duty_cycle_ratio",
+            "Share of time in which a kernel ran over the last ten seconds or so, 0..1.",
+        ),
+        "duty_cycle_ratio",
     ),
     (
         gauge("fleetmedic_gpu_memory_utilization_ratio", "Share of time memory was in use, 0..1."),

@@ -51,9 +51,13 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     energy_joules_total: float | None = None
     """Since the driver loaded."""
     utilization_ratio: float | None = None
-    """0..1: share of the driver's last sample period in which a kernel ran."""
+    """0..1: share of the driver's last sample period (200 ms) in which a kernel ran, as nvidia-smi says it; goes with other readings
+    of this moment, and says nothing of the time between two samples of ours."""
     memory_utilization_ratio: float | None = None
     """0..1: share of that period in which memory was read or written."""
+    duty_cycle_ratio: float | None = None
+    """0..1: share of time in which a kernel ran, over the seconds since the reading before (ten at a sample per second), from the
+    driver's own samples: how much the GPU is used. Up to ten seconds old (``nvml_child/duty.py``)."""
     memory_used_bytes: int | None = None
     memory_total_bytes: int | None = None
     memory_reserved_bytes: int | None = None

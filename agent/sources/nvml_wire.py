@@ -42,6 +42,7 @@ class RawGpu(msgspec.Struct, kw_only=True):
     energy_millijoules: float | None = None
     utilization_percent: float | None = None
     memory_utilization_percent: float | None = None
+    duty_cycle_percent: float | None = None
     memory_used_bytes: int | None = None
     memory_total_bytes: int | None = None
     memory_reserved_bytes: int | None = None
@@ -188,6 +189,7 @@ def gpu(raw: RawGpu) -> Gpu:
         energy_joules_total=_divided(raw.energy_millijoules, 1000),
         utilization_ratio=_share(raw.utilization_percent),
         memory_utilization_ratio=_share(raw.memory_utilization_percent),
+        duty_cycle_ratio=_share(raw.duty_cycle_percent),
         memory_used_bytes=raw.memory_used_bytes,
         memory_total_bytes=raw.memory_total_bytes,
         memory_reserved_bytes=raw.memory_reserved_bytes,

@@ -56,8 +56,17 @@ def test_what_was_not_measured_stays_none() -> None:
 
 
 def test_units_are_ours() -> None:
-    gpu = wire.gpu(raw(0, power_milliwatts=612_400, sm_clock_megahertz=1755, utilization_percent=7))
+    gpu = wire.gpu(
+        raw(
+            0,
+            power_milliwatts=612_400,
+            sm_clock_megahertz=1755,
+            utilization_percent=7,
+            duty_cycle_percent=47.5,
+        )
+    )
     assert (gpu.power_watts, gpu.sm_clock_hertz, gpu.utilization_ratio) == (612.4, 1.755e9, 0.07)
+    assert gpu.duty_cycle_ratio == 0.475
 
 
 def test_times_shares_and_traffic_are_in_base_units() -> None:

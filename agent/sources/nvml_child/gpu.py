@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pynvml as nvml
 
+from .duty import Duty
 from .fields import Fields
 from .mig import Mig
 from .profiling import Profiling
@@ -57,6 +58,7 @@ class Gpu:
         self._fast: list[Value] = fast_readings()
         self._slow: list[Value] = slow_readings()
         self._throughput: list[Value] = throughput_readings()
+        self._duty = Duty()
         self._fields = Fields(self._driver)
         self._mig = Mig()
         self._profiling = Profiling()
@@ -118,6 +120,7 @@ class Gpu:
         slow: Values | None = {} if tick >= self._slow_due else None
         for value in self._fast:
             self._attempt(fast, value.read, tick)
+        self._attempt(fast, self._duty.read, tick)
         self._attempt(fast, self._profile, tick)
         self._fields.prepare(slow)
         self._attempt(fast, self._fields.read, tick)

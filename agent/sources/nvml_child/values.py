@@ -51,7 +51,7 @@ Calls = tuple[tuple[Any, ...], ...]
 
 FAST: tuple[tuple[str, Calls], ...] = (
     ("temperature_celsius", (("nvmlDeviceGetTemperatureV", 0), ("nvmlDeviceGetTemperature", 0))),
-    ("utilization", (("nvmlDeviceGetUtilizationRates",),)),
+    ("utilization", (("nvmlDeviceGetUtilizationRates",),)),  # of 200 ms; over time: ``duty``
     ("memory", (("nvmlDeviceGetMemoryInfo", 0x02000028), ("nvmlDeviceGetMemoryInfo",))),
     ("power_milliwatts", (("nvmlDeviceGetPowerUsage",),)),
     ("sm_clock_megahertz", (("nvmlDeviceGetClockInfo", 1),)),

@@ -36,6 +36,7 @@ async def test_eight_healthy_gpus_in_our_units(make: Make) -> None:
         energy_joules_total=first.energy_joules_total,
         utilization_ratio=0.98,
         memory_utilization_ratio=0.54,
+        duty_cycle_ratio=0.98,
         memory_used_bytes=72 << 30,
         memory_total_bytes=81559 << 20,
         memory_reserved_bytes=551 << 20,
