@@ -148,7 +148,10 @@ NODE_REPORTED = gauge(
 NODE_GPUS = gauge("fleetmedic_node_gpus", "GPUs that the node reports.")
 NODE_WORST = gauge("fleetmedic_node_worst_severity", f"Worst finding on the node: {SEVERITIES}")
 NODE_AGE = gauge("fleetmedic_node_report_age_seconds", "Age of the node's newest report.")
-NODE_UTILIZATION = gauge("fleetmedic_node_utilization_ratio", "Mean GPU utilization, 0..1.")
+NODE_UTILIZATION = gauge(
+    "fleetmedic_node_utilization_ratio",
+    "Mean share of time in which the GPUs worked, over the last ten seconds where the driver tells it, 0..1.",
+)
 NODE_QUARANTINED = gauge(
     "fleetmedic_node_quarantined", "1 while our taint keeps new pods off the node."
 )

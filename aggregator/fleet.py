@@ -66,7 +66,7 @@ class NodeState:
         self.reports_total = 0
         self.connected = False
         self.utilization_history: deque[tuple[float, float]] = deque(maxlen=HISTORY_LENGTH)
-        """(Unix time, mean GPU utilization 0..1) per regular report."""
+        """(Unix time, mean use of its GPUs 0..1, as ``readings.duty_ratio`` says it) per regular report."""
 
     @property
     def boot_id(self) -> str:

@@ -58,13 +58,15 @@ def now() -> Section:
         number(
             "Mean utilization",
             f"avg(fleetmedic_node_utilization_ratio{N})",
-            "Share of time in which a kernel ran, over all nodes that report.",
+            "Share of time in which a kernel ran (over ten seconds where the driver tells it), over all nodes that report.",
             unit="percentunit",
         ),
         number(
             "Held but idle",
+            # Drivers and agents that tell no duty cycle have the utilization of the moments at which they were asked.
             f"count(fleetmedic_gpu_processes{N} > 0"
-            f" and avg_over_time(fleetmedic_gpu_utilization_ratio{N}[10m]) < 0.05) or vector(0)",
+            f" and (avg_over_time(fleetmedic_gpu_duty_cycle_ratio{N}[10m])"
+            f" or avg_over_time(fleetmedic_gpu_utilization_ratio{N}[10m])) < 0.05) or vector(0)",
             "GPUs that a process holds and that did next to nothing in ten minutes.",
             steps=((1, YELLOW),),
         ),

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from aggregator.fleet import Fleet, NodeState
 from aggregator.policy.model import ClusterNode, ClusterView, Incident
+from aggregator.readings import duty_ratio
 from aggregator.scores.model import Judgement, NodeFacts, Standing, judge
 from contract import report_pb2 as pb
 from contract.vocabulary import Phase, SourceState, SourceStatus
@@ -260,9 +261,9 @@ def use_ratio(gpus: Sequence[pb.Gpu]) -> float | None:
 
     A GPU that a process holds without computing is in use: the next pod cannot have it.
     """
-    shares = [
-        float(gpu.process_count > 0) if gpu.HasField("process_count") else gpu.utilization_ratio
+    told = [
+        float(gpu.process_count > 0) if gpu.HasField("process_count") else duty_ratio(gpu)
         for gpu in gpus
-        if gpu.HasField("process_count") or gpu.HasField("utilization_ratio")
     ]
+    shares = [each for each in told if each is not None]
     return sum(shares) / len(shares) if shares else None

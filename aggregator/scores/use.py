@@ -14,6 +14,9 @@ quantile ``u``), as pods that serve the same people's day are. ``c`` says how mu
 serving pods over a day (Alibaba's 2026 GenAI trace; two of them correlate by 0.31 on average), random groups of three and of
 five overloaded one device for 1.4 % and 7.0 % of the time; independence alone says 0.8 % and 2.7 %, ``c`` = 1/2 says 2.5 % and
 8.5 %. Of eight and more it tells too little (16 % for 21 %): by then the risk is far beyond what anybody allows.
+
+A duty cycle is that of some ten seconds, where the driver tells it: two pods that want a device for half of every second each fit
+together by it, and may still wait for each other within that second.
 """
 
 import math
@@ -25,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.fleet import NodeState
+from aggregator.readings import duty_ratio
 from aggregator.scores.device_facts import MAX_REPORTED, DeviceFacts
 from aggregator.scores.placed import Kind
 from aggregator.scores.values import WHOLE, PodShape
@@ -158,7 +162,8 @@ class UseBook:
         told |= {str(each.index): each for each in state.report.npus[:MAX_REPORTED]}
         for device in facts.ids:
             reading = told.get(device)
-            if reading is None or not reading.HasField("utilization_ratio"):
+            duty = None if reading is None else duty_ratio(reading)
+            if reading is None or duty is None:
                 continue
             memory = reading.memory_used_bytes if reading.HasField("memory_used_bytes") else None
             key = device_key(state.name, device)
@@ -167,9 +172,9 @@ class UseBook:
                 self._settle(key, pods)
             if pods == ():
                 continue  # that an empty device is idle says nothing of who comes next
-            self._add(key, now, reading.utilization_ratio, memory)
+            self._add(key, now, duty, memory)
             if pods is not None and len(pods) == 1 and (workload := workload_of(pods[0])):
-                self._add(workload, now, reading.utilization_ratio, memory)
+                self._add(workload, now, duty, memory)
 
     def of_device(self, node: str, device: str) -> DutyHistory | None:
         """Of what is on a device now; ``None``: there is no history."""

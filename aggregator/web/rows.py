@@ -6,6 +6,7 @@ import msgspec
 
 from aggregator.fleet import NodeState
 from aggregator.policy.model import ClusterNode, ClusterView, Incident
+from aggregator.readings import duty_ratio
 from aggregator.scores.inputs import blind_reason, known_nodes, open_incidents, standing_of
 from aggregator.scores.model import NodeScore, Standing
 from aggregator.web.deps import WebDeps
@@ -25,6 +26,7 @@ class GpuCell(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     code: str = ""
     """The finding that decided."""
     utilization_ratio: float | None = None
+    """Share of time in which a kernel ran: over the last ten seconds where the driver tells it, else when it was read."""
     memory_used_ratio: float | None = None
     temperature_celsius: float | None = None
     power_watts: float | None = None
@@ -201,7 +203,7 @@ def port_health(port: pb.RdmaPort, worst: Mapping[str, Finding]) -> str:
 
 def _cell(gpu: pb.Gpu, worst: Mapping[str, Finding]) -> GpuCell:
     finding = gpu_finding(gpu, worst) if worst else None
-    use = gpu.utilization_ratio if gpu.HasField("utilization_ratio") else None
+    use = duty_ratio(gpu)
     held = gpu.process_count > 0
     return GpuCell(
         index=gpu.index,
@@ -237,9 +239,7 @@ def _npu_cell(npu: pb.Npu, worst: Mapping[str, Finding]) -> GpuCell:
         index=npu.index,
         health=npu_health(npu, worst),
         code=finding.code if finding else "",
-        utilization_ratio=_share(
-            npu.utilization_ratio if npu.HasField("utilization_ratio") else None, 2
-        ),
+        utilization_ratio=_share(duty_ratio(npu), 2),
         memory_used_ratio=_memory_ratio(npu),
         temperature_celsius=(
             _rounded(npu.temperature_celsius, 0) if npu.HasField("temperature_celsius") else None

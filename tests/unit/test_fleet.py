@@ -164,6 +164,17 @@ def usage(ratio: float | None, *, urgent: bool = False) -> pb.NodeReport:
     return message
 
 
+def test_a_nodes_use_is_its_gpus_duty_cycle_where_the_driver_tells_it() -> None:
+    fleet = Fleet()
+    message = usage(0.98)
+    message.gpus[1].duty_cycle_ratio = 0.0
+    fleet.apply(message, NOW)
+    assert known(fleet).utilization_ratio == 0.0
+    message.gpus[0].utilization_ratio = 0.5
+    fleet.apply(message, NOW + 1)
+    assert known(fleet).utilization_ratio == 0.25
+
+
 def test_history_is_bounded_and_only_of_regular_measured_reports() -> None:
     fleet = Fleet()
     fleet.apply(usage(None), NOW)

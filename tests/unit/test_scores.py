@@ -213,6 +213,7 @@ def test_a_gpu_that_is_held_counts_as_in_use_however_idle() -> None:
     uncounted = pb.Gpu(utilization_ratio=0.5)
     assert use_ratio([held, free]) == 0.5
     assert use_ratio([held, uncounted]) == 0.75
+    assert use_ratio([pb.Gpu(utilization_ratio=0.98, duty_cycle_ratio=0.5)]) == 0.5
     assert use_ratio([pb.Gpu()]) is None
     assert use_ratio([]) is None
 

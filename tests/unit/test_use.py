@@ -259,6 +259,16 @@ class TestBook:
         assert book.of_device("n1", "GPU-0") is None
         assert book.of_device("n1", "GPU-1") is not None
 
+    def test_a_load_that_comes_and_goes_is_taken_by_its_duty_cycle(self) -> None:
+        """Not by the moments at which it was asked for, which are all busy if they are a period apart."""
+        book = UseBook()
+        for number in range(4):
+            half = {"utilization_ratio": 0.98, "duty_cycle_ratio": 0.48}
+            self.take(book, reported(half, d0=("team/a",)), START + 5 * number)
+        for found in (book.of_device("n1", "GPU-0"), book.of_workload("team/D/llm")):
+            assert found is not None
+            assert (found.use().duty_p95, found.samples) == (0.48, 4)
+
     def test_it_stays_within_its_bound_and_lets_go_of_the_quietest(self) -> None:
         book = UseBook(max_histories=2)
         state = reported(*[{"utilization_ratio": 0.5}] * 2)
