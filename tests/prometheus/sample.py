@@ -61,7 +61,7 @@ def gpu(index: int, *, lost: bool = False, hot: bool = False) -> Gpu:
         energy_joules_total=1234567.5,
         utilization_ratio=0.0 if index == 1 else 0.75,
         memory_utilization_ratio=0.5,
-        duty_cycle_ratio={1: 0.0, 3: None}.get(index, 0.7),
+        duty_cycle_ratio=(0.875, 0.0, 0.625, None)[index],
         memory_used_bytes=40 << 30,
         memory_total_bytes=140 << 30,
         sm_clock_hertz=1.98e9,

@@ -196,6 +196,9 @@ class TestAgentPage:
         assert value(page, "DCGM_FI_DEV_FB_USED", **wanted) == 40 << 10
         assert value(page, "DCGM_FI_DEV_FB_FREE", **wanted) == 100 << 10
         assert value(page, "DCGM_FI_DEV_GPU_UTIL", gpu="3") == 75
+        assert value(page, "DCGM_FI_DEV_GPU_UTIL", gpu="2") == 75, "as dcgm-exporter has it"
+        assert value(page, "fleetmedic_gpu_duty_cycle_ratio", gpu="2") == 0.625
+        assert value(page, "fleetmedic_gpu_duty_cycle_ratio", gpu="3") is None
         assert value(page, "DCGM_FI_DEV_SM_CLOCK", gpu="3") == 1980
         assert value(page, "DCGM_FI_DEV_XID_ERRORS", gpu="0") == 79
         assert value(page, "DCGM_FI_DEV_XID_ERRORS", gpu="1") == 0

@@ -80,6 +80,17 @@ async def test_one_node_whole(world: World, client: Client) -> None:
     assert found["incident"]["timeline"][0]["text"] == "seen"
 
 
+async def test_a_gpu_is_as_used_as_its_duty_cycle_says(world: World, client: Client) -> None:
+    world.report("node-1", use=0.98, duty=0.48)
+    world.report("node-2", use=0.98, duty=0.0)
+    world.report("node-3", use=0.0, duty=0.25)
+    for name, use, idle in (("node-1", 0.48, None), ("node-2", 0.0, True), ("node-3", 0.25, None)):
+        row = (await get(client, f"/api/v1/nodes/{name}"))["row"]
+        assert row["utilization_ratio"] == use
+        assert {each["utilization_ratio"] for each in row["gpus"]} == {use}
+        assert {each.get("held_idle") for each in row["gpus"]} == {idle}
+
+
 async def test_a_node_that_never_reported_is_shown_as_unknown(world: World, client: Client) -> None:
     world.nodes["silent"] = ClusterNode(name="silent", gpu_capacity=GPUS)
     found = await get(client, "/api/v1/nodes/silent")

@@ -79,7 +79,14 @@ class World:
         }
         return WebDeps(**(known | changed))
 
-    def report(self, name: str, *findings: Finding, use: float = 0.5, score: bool = True) -> None:
+    def report(
+        self,
+        name: str,
+        *findings: Finding,
+        use: float = 0.5,
+        duty: float | None = None,
+        score: bool = True,
+    ) -> None:
         """A report of eight GPUs and one RDMA port arrives."""
         report = pb.NodeReport(node=name, agent_version="0.1.0", driver_version="550.1")
         for index in range(GPUS):
@@ -90,6 +97,7 @@ class World:
                     index=index,
                     model="H100",
                     utilization_ratio=use,
+                    duty_cycle_ratio=duty,
                     temperature_celsius=50.0,
                     memory_used_bytes=40 << 30,
                     memory_total_bytes=80 << 30,
