@@ -1,7 +1,9 @@
 """How busy a GPU was over time: every sample of the driver counts once, however the agent's looks fall."""
 
+import json
 import math
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -87,6 +89,19 @@ def test_half_a_load_in_step_with_our_samples_is_half_a_load(
     looks = Watch(Driver(HALF), monkeypatch).every(1.0, 60, since=100 + phase)
     assert all(told == pytest.approx(48, abs=1.5) for _, told in looks)
     assert {told for at, told in looks if at > 115} == {48}
+
+
+RECORDED = Path("tests/nvml/recordings/samples/h200-580.159.04-half-duty.json")
+
+
+def test_what_a_real_card_said_of_half_a_load_is_half_a_load(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorded = json.loads((Path(__file__).parents[2] / RECORDED).read_bytes())["looks"]
+    assert max(each["utilization_percent"] for each in recorded) < 33, "whenever it was asked"
+    percents = [percent for each in recorded for percent in each["samples_percent"]]
+    looks = Watch(Driver(percents), monkeypatch).every(1.0, 120)
+    assert all(told == pytest.approx(48, abs=2) for _, told in looks)
 
 
 @pytest.mark.parametrize(
