@@ -10,7 +10,7 @@ from hypothesis import settings
 
 from tests.timelines import scoreboard
 
-pytest_plugins = ["tests.controlplane.fixtures"]
+pytest_plugins = ["tests.controlplane.fixtures", "tests.consumers.fixtures"]
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, print_blob=True)
 settings.register_profile("explore", deadline=None, max_examples=2_000)

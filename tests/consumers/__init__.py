@@ -1,12 +1,15 @@
 """Other projects' own code that reads our feeds, as small Go programs; built once into a cache folder.
 
-The modules are fetched as any Go module. Where they cannot be had, the test that needs them skips with the line that says so.
+The modules are fetched as any Go module. Where they cannot be had, the test that needs them skips with the line that says so. A test says
+by the mark ``consumer`` which it needs: they are built before any test runs (``fixtures.py``).
 """
 
 import fcntl
 import hashlib
 import os
 import subprocess
+import sys
+import time
 from functools import cache
 from pathlib import Path
 
@@ -25,14 +28,14 @@ LONG = {"koordinator": "FLEETMEDIC_BUILD_KOORDINATOR"}
 
 def need(program: str) -> Path:
     """The path of one program; skips the test where it cannot be built, or was not asked for and takes long."""
-    found = _find(program)
+    found = find(program)
     if isinstance(found, str):
         pytest.skip(found)
     return found
 
 
 @cache
-def _find(program: str) -> Path | str:
+def find(program: str) -> Path | str:
     """The program, or why there is none; remembered, so that a machine without network tries once."""
     try:
         return _built(program)
@@ -55,7 +58,10 @@ def _built(program: str) -> Path:
             switch = LONG.get(program)
             if switch and not os.environ.get(switch):
                 raise Unavailable(f"it takes minutes to build; set {switch}=1 to build it once")
+            _say(f"building {program} once into {folder} (about 3 minutes on 2 cores)")
+            started_s = time.monotonic()
             _build(module, package, path)
+            _say(f"{program}: {time.monotonic() - started_s:.0f} s")
     return path
 
 
@@ -84,3 +90,7 @@ def _build(module: Path, package: str, path: Path) -> None:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise Unavailable(f"go build {package} failed: {last}")
     unfinished.rename(path)
+
+
+def _say(line: str) -> None:
+    print(f"consumers: {line}", file=sys.stderr, flush=True)

@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 HISTORY_SECONDS = 400
 """More than the shortest window that is told."""
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1_600)]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.consumer("trimaran"),
+    pytest.mark.timeout(300),
+]
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,11 @@ SWITCH = "FLEETMEDIC_VC_SCHEDULER"
 
 IDLE, BUSY, HOT, FULL = Load(0.1, 0.2), Load(0.6, 0.5), Load(0.9, 0.1), Load(0.1, 0.95)
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.consumer("volcano"),
+    pytest.mark.timeout(300),
+]
 
 
 @pytest.fixture(scope="module")

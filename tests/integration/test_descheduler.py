@@ -34,7 +34,8 @@ RUN_SECONDS = 60
 
 pytestmark = [
     pytest.mark.cluster,
-    pytest.mark.timeout(900),  # the descheduler is built on first use
+    pytest.mark.consumer("descheduler"),
+    pytest.mark.timeout(300),
 ]
 
 
@@ -171,7 +172,7 @@ def page(shares: Mapping[str, float | None], now: float) -> bytes:
     for node, share in shares.items():
         shot = sample.snapshot(node, now if share is not None else now - 900)
         gpus = tuple(
-            msgspec.structs.replace(gpu, utilization_ratio=1.0 if share is None else share)
+            msgspec.structs.replace(gpu, duty_cycle_ratio=1.0 if share is None else share)
             for gpu in shot.gpus
         )
         raw = encode(

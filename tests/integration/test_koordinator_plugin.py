@@ -33,7 +33,7 @@ def program() -> Path:
     return consumers.need("koordinator")
 
 
-pytestmark = pytest.mark.timeout(1_600)  # the plugin is built on first use, where that is asked for
+pytestmark = pytest.mark.consumer("koordinator")
 
 
 def from_the_page() -> dict[str, Any]:

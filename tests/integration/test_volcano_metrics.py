@@ -120,7 +120,7 @@ def api_services(namespace: str, port: int, bundle: str) -> list[Json]:
 
 
 @pytest.mark.cluster
-@pytest.mark.timeout(900)  # the client is built on first use
+@pytest.mark.consumer("custommetrics")
 async def test_volcanos_way_through_the_api_server_gets_each_node_with_its_time(
     plane: ControlPlane,
 ) -> None:

@@ -16,7 +16,7 @@ from tests.usage_builders import steady
 
 NOW = START + 1_000
 
-pytestmark = pytest.mark.timeout(900)  # the client is built on first use
+pytestmark = pytest.mark.consumer("loadwatcher")
 
 
 class Rig:

@@ -368,6 +368,7 @@ REPORTS = st.builds(
         st.builds(
             pb.Gpu,
             utilization_ratio=FLOATS,
+            duty_cycle_ratio=st.none() | FLOATS,
             power_watts=FLOATS,
             temperature_celsius=FLOATS,
             memory_used_bytes=st.integers(0, 2**64 - 1),
