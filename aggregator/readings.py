@@ -12,8 +12,9 @@ def duty_ratio(device: pb.Gpu | pb.Npu) -> float | None:
     comes and goes within seconds. Everything that wants use over time takes it from here.
     """
     if isinstance(device, pb.Gpu) and (
-        # Only of a zero it has to be asked whether it was measured.
-        (duty := device.duty_cycle_ratio) or device.HasField("duty_cycle_ratio")
+        # Only of a zero it has to be asked whether it was measured. What is no share of time hides no utilization.
+        0 < (duty := device.duty_cycle_ratio) <= 1
+        or (duty == 0 and device.HasField("duty_cycle_ratio"))
     ):
         return duty
     if (momentary := device.utilization_ratio) or device.HasField("utilization_ratio"):

@@ -46,6 +46,12 @@ CORRELATION = 0.5
 MEMORY_HEADROOM_RATIO = 0.1
 """Of a device's memory, that stays free of what its pods took at most."""
 
+REACHES_BACK_SECONDS = 25.0
+"""A duty cycle is of up to ten seconds and stands for ten more (``nvml_child/duty.py``); a report follows within five. So long after the pods
+on a device changed it may still tell of those before, and is left out."""
+
+_NOBODY: tuple[tuple[str, ...] | None, float] = (None, 0.0)
+
 MAX_HISTORIES = 100_000
 """Kept at once; of more, those longest without a sample go first. 0.5 KiB each."""
 
@@ -135,8 +141,8 @@ class UseBook:
         self._max = max_histories
         self._histories: dict[str, DutyHistory] = {}
         """Longest without a sample first."""
-        self._residents: dict[str, tuple[str, ...]] = {}
-        """By device: the pods that its history is of."""
+        self._residents: dict[str, tuple[tuple[str, ...], float]] = {}
+        """By device: the pods that its history is of, and since when."""
 
     def take_report(
         self,
@@ -147,7 +153,7 @@ class UseBook:
     ) -> None:
         """Take in one regular report of a node.
 
-        A device's history is of the pods on it: with others it starts anew. A workload's is told only by devices that one pod
+        A device's history is of the pods on it: with others it starts anew, once the duty cycle no longer tells of those before. A workload's is told only by devices that one pod
         of it has alone.
 
         Args:
@@ -168,8 +174,11 @@ class UseBook:
             memory = reading.memory_used_bytes if reading.HasField("memory_used_bytes") else None
             key = device_key(state.name, device)
             pods = facts.holders.get(device)
-            if pods is not None and self._residents.get(key) != pods:
-                self._settle(key, pods)
+            if pods is not None:
+                if self._residents.get(key, _NOBODY)[0] != pods:
+                    self._settle(key, pods, now)
+                if self._is_of_others(key, reading, now):
+                    duty = None
             if pods == ():
                 continue  # that an empty device is idle says nothing of who comes next
             self._add(key, now, duty, memory)
@@ -187,13 +196,21 @@ class UseBook:
     def __len__(self) -> int:
         return len(self._histories)
 
-    def _settle(self, key: str, pods: tuple[str, ...]) -> None:
+    def _is_of_others(self, key: str, reading: pb.Gpu | pb.Npu, now: float) -> bool:
+        """Whether a duty cycle may still tell of those who were on the device before."""
+        since = self._residents[key][1]
+        over_time = isinstance(reading, pb.Gpu) and reading.HasField("duty_cycle_ratio")
+        return over_time and 0 <= now - since < REACHES_BACK_SECONDS
+
+    def _settle(self, key: str, pods: tuple[str, ...], now: float) -> None:
         self._histories.pop(key, None)
-        self._residents[key] = pods
+        self._residents[key] = (pods, now)
         if len(self._residents) > self._max:
             del self._residents[next(iter(self._residents))]
 
-    def _add(self, key: str, now: float, duty_ratio: float, memory_bytes: int | None) -> None:
+    def _add(
+        self, key: str, now: float, duty_ratio: float | None, memory_bytes: int | None
+    ) -> None:
         history = self._histories.pop(key, None) or DutyHistory(now, self._half_life)
         history.add(now, duty_ratio, memory_bytes)
         self._histories[key] = history

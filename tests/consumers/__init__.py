@@ -39,7 +39,7 @@ def find(program: str) -> Path | str:
     """The program, or why there is none; remembered, so that a machine without network tries once."""
     try:
         return _built(program)
-    except Unavailable as error:
+    except (Unavailable, OSError) as error:  # a cache that cannot be written, too
         return f"no {program}: {error}"
 
 
@@ -53,7 +53,11 @@ def _built(program: str) -> Path:
     path = folder / f"{program}-{digest.hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{program}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say(f"another build of {program} is running; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
             switch = LONG.get(program)
             if switch and not os.environ.get(switch):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.sources.nvml_child.duty import LONGEST_SECONDS, Duty, mean_after
+from agent.sources.nvml_child.duty import LONGEST_SECONDS, SPREAD, Duty, mean_after
 from agent.sources.nvml_child.values import RARELY, SLOW
 
 KEPT = 71
@@ -31,6 +31,8 @@ class Driver:
         """Microseconds."""
         self.stopped_at = math.inf
         self.refuses: int | None = None
+        self.kind = 1
+        self.member = "uiVal"
         self.answers: list[list[float]] = []
         self.asked_at: list[float] = []
         self._percents = percents
@@ -52,8 +54,8 @@ class Driver:
         if not newer:
             raise pynvml.NVMLError(NOT_FOUND)
         self.answers.append([percent for _, percent in newer])
-        return 1, [
-            SimpleNamespace(timeStamp=stamp, sampleValue=SimpleNamespace(uiVal=percent))
+        return self.kind, [
+            SimpleNamespace(timeStamp=stamp, sampleValue=SimpleNamespace(**{self.member: percent}))
             for stamp, percent in newer
         ]
 
@@ -65,7 +67,8 @@ class Watch:
         monkeypatch.setattr(pynvml, "nvmlDeviceGetSamples", driver.samples)
         self._driver, self._index, self._tick = driver, index, 0
         self._duty = Duty(clock=lambda: driver.now)
-        self._dial: Any = SimpleNamespace(turn=lambda function, gpu: None)
+        self.turned: list[tuple[str, int]] = []
+        self._dial: Any = SimpleNamespace(turn=lambda *call: self.turned.append(call))
 
     def look(self, at: float) -> float | None:
         self._driver.now = at
@@ -149,10 +152,12 @@ def test_every_sample_counts_once(percents: list[int], pauses: list[float], inde
         for pause in pauses:
             at += pause
             told.append(watch.look(at))
-    counted = [percent for answer in driver.answers for percent in answer]
-    first = int(100 * 1e6) // STEP - KEPT + 1
-    assert counted == [driver.percent(first + number) for number in range(len(counted))]
     means = [round(sum(answer) / len(answer), 2) for answer in driver.answers]
+    # The early reading, which spreads the GPUs over the seconds, has all samples again.
+    begun = 1 if index % SPREAD and len(driver.answers) > 1 else 0
+    counted = [percent for answer in driver.answers[begun:] for percent in answer]
+    first = int(driver.asked_at[begun] * 1e6) // STEP - KEPT + 1
+    assert counted == [driver.percent(first + number) for number in range(len(counted))]
     assert set(told) <= set(means)
     assert told[-1] == means[-1]
 
@@ -169,9 +174,51 @@ def test_only_newer_samples_are_in_the_mean(samples: list[tuple[int, float]], se
 def test_what_is_no_percentage_is_left_out() -> None:
     assert mean_after(0, [(1, math.nan), (2, 101), (3, 40), (4, 4e9)]) == (40, 4)
     assert mean_after(0, [(1, math.nan)]) == (None, 1)
+    assert mean_after(0, [(1, -1), (2, 0), (3, 100)]) == (50, 3)
 
 
-@pytest.mark.parametrize(("code", "pause"), [(3, RARELY), (4, RARELY), (13, RARELY), (6, SLOW)])
+@pytest.mark.parametrize(
+    ("kind", "member", "told"), [(0, "dVal", 48), (3, "ullVal", 48), (99, "uiVal", None)]
+)
+def test_samples_are_read_by_their_type_and_one_that_nobody_knows_is_no_percentage(
+    kind: int, member: str, told: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = Driver(HALF)
+    driver.kind, driver.member = kind, member
+    found = Watch(driver, monkeypatch).look(100.0)
+    assert found == (None if told is None else pytest.approx(told, abs=1.5))
+
+
+def test_what_the_child_is_at_is_known_while_it_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that hangs is named."""
+    watch = Watch(Driver(HALF), monkeypatch, index=3)
+    watch.look(100.0)
+    assert watch.turned == [("nvmlDeviceGetSamples", 3)]
+
+
+@pytest.mark.parametrize("index", range(10))
+def test_the_number_that_comes_early_is_of_no_shorter_time(
+    index: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On for a tenth of a second in ten: nobody is told of a GPU that it is always busy."""
+    rarely = [100] * 5 + [0] * 45
+    looks = Watch(Driver(rarely), monkeypatch, index).every(1.0, 60)
+    assert all(told is not None and told <= 15 for _, told in looks)
+
+
+def test_a_driver_that_stopped_is_not_asked_in_every_sample(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    driver = Driver(HALF)
+    driver.stopped_at = 105.0
+    looks = Watch(driver, monkeypatch).every(1.0, 100)
+    assert {told for at, told in looks if at > 125} == {None}
+    assert len([at for at in driver.asked_at if at > 125]) <= 2 * 8
+
+
+@pytest.mark.parametrize(
+    ("code", "pause"), [(3, RARELY), (4, RARELY), (13, RARELY), (6, SLOW), (2, SLOW)]
+)
 def test_a_driver_without_samples_is_not_asked_all_the_time(
     code: int, pause: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,11 +236,12 @@ def test_a_failure_is_told_and_the_time_of_it_is_not_lost(monkeypatch: pytest.Mo
     watch = Watch(driver, monkeypatch)
     watch.every(1.0, 5)
     driver.refuses = 999
-    with pytest.raises(pynvml.NVMLError):
-        watch.look(110.0)
+    for at in (110.0, 110.5, 111.0):
+        with pytest.raises(pynvml.NVMLError):
+            watch.look(at)
     driver.refuses = None
-    assert watch.look(111.0) == pytest.approx(48, abs=1.5)
-    assert [len(each) for each in driver.answers] == [KEPT, 55]
+    assert watch.look(111.25) == pytest.approx(48, abs=1.5)
+    assert [len(each) for each in driver.answers] == [KEPT, 56]
 
 
 def test_a_clock_that_is_set_back_costs_no_reading(monkeypatch: pytest.MonkeyPatch) -> None:

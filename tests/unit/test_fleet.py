@@ -173,6 +173,10 @@ def test_a_nodes_use_is_its_gpus_duty_cycle_where_the_driver_tells_it() -> None:
     message.gpus[0].utilization_ratio = 0.5
     fleet.apply(message, NOW + 1)
     assert known(fleet).utilization_ratio == 0.25
+    for number, nonsense in enumerate((math.nan, math.inf, -math.inf, -1.0, 1e300)):
+        message.gpus[1].duty_cycle_ratio = nonsense
+        fleet.apply(message, NOW + 2 + number)
+        assert known(fleet).utilization_ratio == (0.5 + 0.98) / 2
 
 
 def test_history_is_bounded_and_only_of_regular_measured_reports() -> None:

@@ -262,12 +262,33 @@ class TestBook:
     def test_a_load_that_comes_and_goes_is_taken_by_its_duty_cycle(self) -> None:
         """Not by the moments at which it was asked for, which are all busy if they are a period apart."""
         book = UseBook()
-        for number in range(4):
+        for number in range(10):
             half = {"utilization_ratio": 0.98, "duty_cycle_ratio": 0.48}
             self.take(book, reported(half, d0=("team/a",)), START + 5 * number)
         for found in (book.of_device("n1", "GPU-0"), book.of_workload("team/D/llm")):
             assert found is not None
-            assert (found.use().duty_p95, found.samples) == (0.48, 4)
+            assert (found.use().duty_p95, found.samples) == (0.48, 5)
+
+    def test_who_comes_has_nothing_of_the_duty_cycle_of_who_went(self) -> None:
+        """Which stands for ten seconds and is of the ten before; memory is of the moment."""
+        book = UseBook()
+        for second in range(0, 300, 5):
+            pod, use = ("a", 0.9) if second < 150 else ("b", 0.3)
+            told = 0.9 if second < 170 else 0.3
+            state = reported(
+                {"utilization_ratio": use, "duty_cycle_ratio": told, "memory_used_bytes": 7},
+                d0=(f"team-{pod}/{pod}",),
+            )
+            self.take(book, state, START + second)
+            if second == 150:
+                found = book.of_device("n1", "GPU-0")
+                assert found is not None
+                assert (found.samples, found.use().memory_high_bytes) == (0, 7)
+        for pod, use in (("a", 0.9), ("b", 0.3)):
+            workload = book.of_workload(f"team-{pod}/D/llm")
+            assert workload is not None
+            assert workload.use().duty_mean == pytest.approx(use)
+            assert workload.samples == 25
 
     def test_it_stays_within_its_bound_and_lets_go_of_the_quietest(self) -> None:
         book = UseBook(max_histories=2)

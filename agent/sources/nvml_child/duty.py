@@ -32,8 +32,10 @@ is the driver's last 14 s."""
 SPREAD = 10
 """GPUs that are not read in the same second."""
 NO_PERMISSION = 4
-LASTING = UNSUPPORTED | {INVALID_ARGUMENT, NO_PERMISSION}
+LASTING = UNSUPPORTED | {NO_PERMISSION}
 """What is so of a driver, or of a GPU under MIG, for longer."""
+PASSING = frozenset({NOT_FOUND, INVALID_ARGUMENT})
+"""No samples: a GPU that has only just been woken has none. A driver that counts none says the second to who then asks for that many."""
 
 
 class Duty:
@@ -45,6 +47,8 @@ class Duty:
         self._asked = -math.inf
         self._seen = 0
         """Time stamp of the newest sample there was; 0: none yet."""
+        self._early = False
+        """Whether the next reading comes early, so that GPUs are not all read in the same second: it takes the driver's last 14 s then."""
         self._retry = 0
         self._last: Values = {}
 
@@ -60,12 +64,12 @@ class Duty:
         try:
             samples = self._newer(handle)
         except nvml.NVMLError as error:
-            if error.value not in LASTING and error.value != NOT_FOUND:
+            if error.value not in LASTING | PASSING:
                 raise
-            # A GPU that has only just been woken has no sample yet.
-            self._retry = tick + (SLOW if error.value == NOT_FOUND else RARELY)
+            self._retry = tick + (RARELY if error.value in LASTING else SLOW)
             return self._last
-        mean, self._seen = mean_after(self._seen, samples)
+        mean, self._seen = mean_after(0 if self._early else self._seen, samples)
+        self._early = first and index % SPREAD > 0
         self._asked = now - index % SPREAD if first else now
         if mean is not None:
             self._last = {"duty_cycle_percent": round(mean, 2)}
@@ -73,7 +77,7 @@ class Duty:
 
     def _newer(self, handle: Any) -> list[tuple[int, float]]:
         try:
-            return _samples(handle, self._seen)
+            return _samples(handle, 0 if self._early else self._seen)
         except nvml.NVMLError as error:
             if error.value != NOT_FOUND or not self._seen:
                 raise
