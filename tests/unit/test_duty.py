@@ -244,6 +244,19 @@ def test_a_failure_is_told_and_the_time_of_it_is_not_lost(monkeypatch: pytest.Mo
     assert [len(each) for each in driver.answers] == [KEPT, 56]
 
 
+def test_after_a_failure_the_next_look_asks_even_if_it_comes_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    driver = Driver(HALF)
+    watch = Watch(driver, monkeypatch)
+    watch.look(100.0)
+    driver.refuses = 999
+    with pytest.raises(pynvml.NVMLError):
+        watch.look(109.0)
+    driver.refuses = None
+    assert watch.look(109.1) is not None
+
+
 def test_a_clock_that_is_set_back_costs_no_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Driver(HALF)
     watch = Watch(driver, monkeypatch)
