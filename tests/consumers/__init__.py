@@ -4,20 +4,20 @@ The modules are fetched as any Go module. Where they cannot be had, the test tha
 by the mark ``consumer`` which it needs: they are built before any test runs (``fixtures.py``).
 """
 
-import fcntl
 import hashlib
 import os
 import subprocess
-import sys
 import time
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from tests.building import locked, say
 from tests.controlplane.gotool import Unavailable, find_go, required_go
 
 MODULE = Path(__file__).parent
+WHO = "consumers"
 BUILD = ("build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w")
 ENVIRONMENT = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "", "GOWORK": "off"}
 BUILD_SECONDS = 1_500
@@ -52,20 +52,15 @@ def _built(program: str) -> Path:
     folder = base / "fleetmedic" / "consumers"
     path = folder / f"{program}-{digest.hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{program}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _say(f"another build of {program} is running; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(folder / f"{program}.lock", WHO):
         if not path.exists():
             switch = LONG.get(program)
             if switch and not os.environ.get(switch):
                 raise Unavailable(f"it takes minutes to build; set {switch}=1 to build it once")
-            _say(f"building {program} once into {folder} (about 3 minutes on 2 cores)")
+            say(WHO, f"building {program} once into {folder} (about 3 minutes on 2 cores)")
             started_s = time.monotonic()
             _build(module, package, path)
-            _say(f"{program}: {time.monotonic() - started_s:.0f} s")
+            say(WHO, f"{program}: {time.monotonic() - started_s:.0f} s")
     return path
 
 
@@ -94,7 +89,3 @@ def _build(module: Path, package: str, path: Path) -> None:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise Unavailable(f"go build {package} failed: {last}")
     unfinished.rename(path)
-
-
-def _say(line: str) -> None:
-    print(f"consumers: {line}", file=sys.stderr, flush=True)

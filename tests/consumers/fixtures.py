@@ -6,6 +6,7 @@ A build takes minutes: here it says what it does, and no test's timeout runs.
 import pytest
 
 from tests import consumers
+from tests.building import past_capture
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -13,11 +14,6 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.option.collectonly or session.testsfailed:
         return
     marks = (mark for item in session.items for mark in item.iter_markers("consumer"))
-    wanted = sorted({mark.args[0] for mark in marks})
-    capture = session.config.pluginmanager.get_plugin("capturemanager")
-    for program in wanted:
-        if capture is None:
-            consumers.find(program)
-            continue
-        with capture.global_and_fixture_disabled():
+    with past_capture(session.config):
+        for program in sorted({mark.args[0] for mark in marks}):
             consumers.find(program)

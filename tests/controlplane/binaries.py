@@ -6,22 +6,16 @@ modules pinned in `binaries/go.mod`, into a cache folder named after what went i
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
 import shutil
 import subprocess
-import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from tests.building import locked, say
 from tests.controlplane.gotool import Unavailable, find_go, required_go
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = [
     "PROGRAMS",
@@ -34,6 +28,7 @@ __all__ = [
 ]
 
 MODULE = Path(__file__).parent / "binaries"
+WHO = "controlplane"
 
 PROGRAMS = {
     "etcd": "go.etcd.io/etcd/server/v3",
@@ -144,18 +139,18 @@ def _build(folder: Path) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Unavailable(f"set XDG_CACHE_HOME to a folder that can be written: {error}") from error
-    with _locked(folder.with_name(folder.name + ".lock")):
+    with locked(folder.with_name(folder.name + ".lock"), WHO):
         if not missing(folder):
             return folder
         go = find_go(required_go(MODULE / "go.mod"), folder.parent)
         partial = folder.with_name(folder.name + ".partial")
         partial.mkdir(exist_ok=True)
         todo = missing(partial)
-        _say(f"building {len(todo)} programs once into {folder} (about 7 minutes on 2 cores)")
+        say(WHO, f"building {len(todo)} programs once into {folder} (about 7 minutes on 2 cores)")
         for number, name in enumerate(todo, start=1):
             started_s = time.monotonic()
             _build_one(go, name, partial)
-            _say(f"{number}/{len(todo)} {name}: {time.monotonic() - started_s:.0f} s")
+            say(WHO, f"{number}/{len(todo)} {name}: {time.monotonic() - started_s:.0f} s")
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     return folder
@@ -179,19 +174,3 @@ def _build_one(go: Path, name: str, folder: Path) -> None:
             f"set KUBEBUILDER_ASSETS, or make this work: go build {PROGRAMS[name]}: {last}"
         )
     unfinished.rename(folder / name)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a file lock; the kernel drops it when its holder dies, so no stale lock can be left."""
-    with path.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _say("another build is running; waiting for it")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-def _say(line: str) -> None:
-    print(f"controlplane: {line}", file=sys.stderr, flush=True)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
+from tests.building import past_capture
 from tests.controlplane.binaries import Unavailable, cached, find_or_build
 from tests.controlplane.cluster import ControlPlane
 from tests.controlplane.crds import apply_workload_crds
@@ -47,10 +48,7 @@ def _binaries(config: pytest.Config) -> Path | str:
         folder = cached()
         if folder is not None:
             return folder
-        capture = config.pluginmanager.get_plugin("capturemanager")
-        if capture is None:
-            return find_or_build()
-        with capture.global_and_fixture_disabled():
+        with past_capture(config):
             return find_or_build()
     except Unavailable as error:
         return f"no control plane: {error}"

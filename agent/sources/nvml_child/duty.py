@@ -45,10 +45,9 @@ class Duty:
         self._clock = clock
         self._looked = 0.0
         self._asked = -math.inf
+        self._first = True
         self._seen = 0
-        """Time stamp of the newest sample there was; 0: none yet."""
-        self._early = False
-        """Whether the next reading comes early, so that GPUs are not all read in the same second: it takes the driver's last 14 s then."""
+        """Time stamp of the newest sample that is not to be told again; 0: all are."""
         self._retry = 0
         self._last: Values = {}
 
@@ -59,7 +58,6 @@ class Duty:
         if tick < self._retry or now + pause - self._asked <= LONGEST_SECONDS:
             return self._last
         self._last, self._asked = {}, -math.inf
-        first = not self._seen
         dial.turn("nvmlDeviceGetSamples", index)
         try:
             samples = self._newer(handle)
@@ -68,16 +66,17 @@ class Duty:
                 raise
             self._retry = tick + (RARELY if error.value in LASTING else SLOW)
             return self._last
-        mean, self._seen = mean_after(0 if self._early else self._seen, samples)
-        self._early = first and index % SPREAD > 0
-        self._asked = now - index % SPREAD if first else now
+        mean, newest = mean_after(self._seen, samples)
+        # The second reading comes early, for the GPUs not to be read in the same second, and takes all that the driver has once more.
+        early = index % SPREAD if self._first else 0
+        self._first, self._seen, self._asked = False, 0 if early else newest, now - early
         if mean is not None:
             self._last = {"duty_cycle_percent": round(mean, 2)}
         return self._last
 
     def _newer(self, handle: Any) -> list[tuple[int, float]]:
         try:
-            return _samples(handle, 0 if self._early else self._seen)
+            return _samples(handle, self._seen)
         except nvml.NVMLError as error:
             if error.value != NOT_FOUND or not self._seen:
                 raise
