@@ -110,6 +110,13 @@ STATS_FIELDS = (
         "extender_unknown_nodes_total",
     ),
     (
+        counter(
+            "fleetmedic_aggregator_extender_ready_total",
+            "Answers to the scheduler that were ready before it asked.",
+        ),
+        "extender_ready_total",
+    ),
+    (
         counter("fleetmedic_aggregator_extender_errors_total", "Scheduler requests that failed."),
         "extender_errors_total",
     ),

@@ -56,6 +56,8 @@ class AggregatorStats:
         self.extender_seconds = Buckets(EXTENDER_BOUNDS)
         """From a request's body to the reply, in seconds."""
         self.extender_unknown_nodes_total = 0
+        self.extender_ready_total = 0
+        """Answers that were ready before the question (``extender_fleet``)."""
         self.extender_errors_total = 0
         self.extender_restarts_total = 0
         """Times that its process ended and was started anew."""

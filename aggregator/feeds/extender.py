@@ -36,10 +36,12 @@ import numpy as np
 
 from aggregator.feeds.extender_board import Board
 from aggregator.feeds.extender_counts import ExtenderCounters
+from aggregator.feeds.extender_fleet import FleetReplies
+from aggregator.feeds.extender_hosts import FULL_NAMES, told
 from aggregator.feeds.extender_pod import Wish, wish_of
 from aggregator.feeds.extender_ranking import Ranking, ranked
 from aggregator.feeds.extender_scale import DEFAULT_SCALE
-from aggregator.feeds.extender_wishes import UNREADABLE, Wishes, glance, pod_in
+from aggregator.feeds.extender_wishes import UNREADABLE, Known, Wishes, glance, names_in
 from aggregator.scores.ailing import lacks_healthy_devices
 from aggregator.scores.model import (
     NEUTRAL_SCORE,
@@ -63,14 +65,17 @@ LARGE_BODY_BYTES, MAX_PARTS = 2 << 20, 2_000_000
 MAX_POD_BYTES = 1 << 20
 """Of one Pod object. etcd takes no more than 1.5 MiB; the parts of a larger one would be looked at for seconds."""
 
-FULL_NAMES = 100
-"""Hosts up to which all are told: what a person asks by hand reads as people expect."""
-
 MAX_ERROR_CHARACTERS = 300
 
 DOUBTED_NODES = 5
 DOUBTED_SHARE = 0.2
 """Of the fleet: when more than both are sick and not quarantined, ``filter`` refuses quarantined nodes alone."""
+
+LEAST_BYTES = 4 * FULL_NAMES
+"""Of names: where they are fewer, they are read."""
+
+BESIDE_NAME_BYTES = 3
+"""Two quotation marks and a comma, or a bracket."""
 
 LATE = "late"
 """Why a pod was passed over: its scores were not at hand."""
@@ -102,11 +107,6 @@ class _Request(msgspec.Struct):
     lower_pod: msgspec.Raw = msgspec.field(name="pod", default=msgspec.Raw(b""))
 
 
-class _Host(msgspec.Struct, rename="pascal", gc=False):
-    host: str
-    score: int
-
-
 class _FilterReply(msgspec.Struct, rename="pascal", omit_defaults=True):
     node_names: list[str] | None = None
     nodes: dict[str, list[msgspec.Raw]] | None = None
@@ -115,21 +115,28 @@ class _FilterReply(msgspec.Struct, rename="pascal", omit_defaults=True):
     error: str = ""
 
 
-class Question(msgspec.Struct, frozen=True, kw_only=True):
+class Question(msgspec.Struct, kw_only=True):
     """One request, understood."""
 
     verb: Verb
     names: list[str] = []
+    unread: memoryview | None = None
+    """The names, as a JSON array that was not read: there may be an answer without …"""
+    body: bytes | bytearray = b""
+    """… and the whole request then."""
     nodes: list[msgspec.Raw] | None = None
     """The full objects, one per name, where the scheduler sent those."""
     wish: Wish = Wish()
+    known: Known | None = None
+    """What is remembered of such pods, where there may be an answer that is ready."""
     unreadable: str = ""
     """Why it could not be read; empty: it could."""
 
     @property
     def needs(self) -> Newcomer | None:
         """The pod whose scores the answer rests on; ``None``: it needs none."""
-        return self.wish.pod if self.verb == "prioritize" and self.names else None
+        asked = self.unread is not None or self.names
+        return self.wish.pod if self.verb == "prioritize" and asked else None
 
 
 class Extender:
@@ -141,6 +148,7 @@ class Extender:
         clock: Unix time, the board's own.
         scale: the best number that a node can get; the scheduler multiplies it by ten times our weight.
         stale_after_seconds: how old the scores may be.
+        fleet: answers that need no names; ``None``: there are none.
     """
 
     def __init__(
@@ -151,12 +159,14 @@ class Extender:
         clock: Callable[[], float],
         scale: int = DEFAULT_SCALE,
         stale_after_seconds: float = STALE_AFTER_SECONDS,
+        fleet: FleetReplies | None = None,
     ) -> None:
         self._board = board
         self._counters = counters
         self._clock = clock
         self._scale = scale
         self._stale_after_seconds = stale_after_seconds
+        self._fleet = fleet
         self._wishes = Wishes()
         self._decode = msgspec.json.Decoder(_Request).decode
         self._decode_pod = msgspec.json.Decoder(dict[str, Any]).decode
@@ -178,13 +188,25 @@ class Extender:
             return Question(verb=verb, unreadable="it is larger than this server takes")
         if len(body) > LARGE_BODY_BYTES and body.count(b",") > MAX_PARTS:
             return Question(verb=verb, unreadable="it has more parts than this server takes")
-        try:
-            return self._understand(verb, body)
-        except _UNREADABLE as error:
-            return Question(verb=verb, unreadable=str(error)[:MAX_ERROR_CHARACTERS])
+        if len(body) <= MAX_POD_BYTES and (seen := glance(body)) is not None:
+            known = self._wishes.recall(seen.parts)
+            wish = self._wish(bytes(seen.pod)) if known is None else known.wish
+            known = known or self._wishes.learn(seen.parts, wish)
+            asked = Question(verb=verb, unread=seen.names, body=body, wish=wish, known=known)
+            if not self._has_ready(asked):
+                asked.known = None
+                self._read_names(asked)
+            return asked
+        asked = Question(verb=verb)
+        self._read_all(asked, body)
+        return asked
 
     def reply(self, question: Question) -> bytes:
         """The answer, as of now."""
+        if question.unread is not None:
+            if (ready := self._ready(question)) is not None:
+                return ready
+            self._read_names(question)
         if question.unreadable:
             self._counters.extender_errors_total += 1
             self._counters.extender_answers.add("unreadable")
@@ -193,20 +215,44 @@ class Extender:
             words = f"fleetmedic cannot read this request: {question.unreadable}"
             return self._encode(_FilterReply(error=words))
         if question.verb == "prioritize":
-            return self._encode(self._prioritized(question))
+            return self._prioritized(question)
         return self._encode(self._filtered(question))
 
-    def _prioritized(self, asked: Question) -> list[_Host]:
+    def look_after(self, question: Question) -> None:
+        """Once the answer is on its way: see to it, now and then, that the next one may do without reading names."""
+        known, now = question.known, self._clock()
+        if self._fleet is None or known is None or not self._fleet.is_due(known, now):
+            return
+        ready = question.unread is not None
+        self._read_names(question)
+        rows = self._board.places(question.names)
+        taken = sum(map(len, question.names)) + BESIDE_NAME_BYTES * len(rows)
+        self._fleet.look(known, rows, taken, now)
+        if ready:
+            self._counters.extender_unknown_nodes_total += int(np.count_nonzero(rows < 0))
+
+    def _ready(self, asked: Question) -> bytes | None:
+        """The answer that needs no names; ``None``: they have to be read."""
+        known, now = asked.known, self._clock()
+        if self._fleet is None or known is None or asked.unread is None or self._is_stale(now):
+            return None
+        reply = self._fleet.reply(known, len(asked.unread) - 1, now)
+        if reply is not None:
+            self._counters.extender_answers.add("pod")
+            self._counters.extender_ready_total += 1
+        return reply
+
+    def _prioritized(self, asked: Question) -> bytes:
         """A whole number for each host that is told."""
         names, whole = asked.names, len(asked.names) <= FULL_NAMES
         if not self._speaks(asked):
             number = NEUTRAL_SCORE * self._scale // 1000
-            return [_Host(name, number) for name in names] if whole else []
+            return told(names, [number] * len(names)) if whole else b"[]"
         ranking = self._ranking(asked)
         if whole:
-            return list(map(_Host, names, ranking.each().tolist()))
-        told, differences = ranking.few()
-        return list(map(_Host, [names[place] for place in told], differences))
+            return told(names, ranking.each().tolist())
+        places, differences = ranking.few()
+        return told([names[place] for place in places], differences)
 
     def _ranking(self, asked: Question) -> Ranking:
         levels = self._board.levels(asked.wish.pod) or self._board.levels(None)
@@ -260,11 +306,11 @@ class Extender:
 
     def _speaks(self, asked: Question) -> bool:
         """Whether the answer tells nodes apart; counts what it rests on."""
-        settled, wish = self._board.settled_seconds, asked.wish
+        wish = asked.wish
         passed = wish.passed
         if not wish.ours and wish.pod is None:
             basis = "not-ours"
-        elif settled is None or not abs(self._clock() - settled) <= self._stale_after_seconds:
+        elif self._is_stale(self._clock()):
             basis = "stale"
         else:
             if asked.needs is not None and self._board.array(asked.needs) is None:
@@ -275,21 +321,42 @@ class Extender:
         self._counters.extender_answers.add(basis)
         return basis in ("node", "pod")
 
-    def _understand(self, verb: Verb, body: bytes | bytearray) -> Question:
-        if len(body) <= MAX_POD_BYTES and (seen := glance(body)) is not None:
-            wish = self._wishes.recall(seen.parts)
+    def _has_ready(self, asked: Question) -> bool:
+        """Whether it is a kind of question to which an answer may be ready."""
+        if self._fleet is None or asked.unread is None or len(asked.unread) <= LEAST_BYTES:
+            return False
+        ours = asked.wish.ours and asked.wish.pod is not None
+        return asked.verb == "prioritize" and ours and asked.known is not None
+
+    def _is_stale(self, now: float) -> bool:
+        settled = self._board.settled_seconds
+        return settled is None or not abs(now - settled) <= self._stale_after_seconds
+
+    def _read_names(self, asked: Question) -> None:
+        """The names that were left where they are; whoever wrote them otherwise than Go does is read with more care."""
+        if asked.unread is None:
+            return
+        try:
+            asked.names = names_in(asked.unread)
+        except _UNREADABLE:
+            asked.known = None
+            self._read_all(asked, asked.body, asked.wish)
+        asked.unread = None
+
+    def _read_all(self, asked: Question, body: bytes | bytearray, wish: Wish | None = None) -> None:
+        """The whole request, however it is written; its wish, where that was not found before."""
+        try:
+            request = self._decode(body)
             if wish is None:
-                wish = self._wish(pod_in(body))
-                self._wishes.learn(seen.parts, wish)
-            return Question(verb=verb, names=seen.names, wish=wish)
-        request = self._decode(body)
-        wish = self._wish(bytes(request.upper_pod) or bytes(request.lower_pod))
-        listed = request.upper_names or request.camel_names or request.lower_names
-        full = request.upper_nodes or request.lower_nodes
-        if listed is not None or full is None or full.items is None:
-            return Question(verb=verb, names=listed or [], wish=wish)
-        there = [self._decode_node(node).metadata.name for node in full.items]
-        return Question(verb=verb, names=there, nodes=full.items, wish=wish)
+                asked.wish = self._wish(bytes(request.upper_pod) or bytes(request.lower_pod))
+            listed = request.upper_names or request.camel_names or request.lower_names
+            full = request.upper_nodes or request.lower_nodes
+            asked.names = listed or []
+            if listed is None and full is not None and full.items is not None:
+                asked.names = [self._decode_node(node).metadata.name for node in full.items]
+                asked.nodes = full.items
+        except _UNREADABLE as error:
+            asked.unreadable = str(error)[:MAX_ERROR_CHARACTERS]
 
     def _wish(self, pod: bytes) -> Wish:
         """Of one Pod object; ``UNREADABLE``: it cannot be read."""

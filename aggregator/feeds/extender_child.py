@@ -20,6 +20,7 @@ import msgspec
 
 from aggregator.feeds.extender import MAX_BODY_BYTES, VERBS, Extender, Question
 from aggregator.feeds.extender_counts import Counts
+from aggregator.feeds.extender_fleet import FleetReplies
 from aggregator.feeds.extender_frames import (
     HEADER_BYTES,
     Report,
@@ -72,13 +73,18 @@ class Desk:
     Args:
         mirror: the scores.
         extender: answers from them.
+        fleet: its answers that are ready.
         counts: what is counted.
         say: tells the aggregator.
     """
 
-    def __init__(self, mirror: Mirror, extender: Extender, counts: Counts, say: Say) -> None:
+    def __init__(
+        self, mirror: Mirror, extender: Extender, fleet: FleetReplies, counts: Counts, say: Say
+    ) -> None:
         self._mirror = mirror
         self._extender = extender
+        self._fleet = fleet
+        self._preparing = False
         self._counts = counts
         self._say = say
         self._loop = asyncio.get_running_loop()
@@ -116,6 +122,15 @@ class Desk:
             self._wanted.pop(pod, None)
         if update.scores is not None:
             self._answer_all(update.scores[0])
+        if not self._preparing:
+            self._prepare()
+
+    def _prepare(self) -> None:
+        """One answer after the other, so that no question waits for more than one."""
+        self._preparing = False
+        if self._fleet.prepare():
+            self._preparing = True
+            self._loop.call_soon(self._prepare)
 
     def _answer_all(self, pod: Newcomer) -> None:
         """Those who wait for this pod's scores have them now, or waited long enough."""
@@ -126,6 +141,7 @@ class Desk:
         body = self._extender.reply(question)
         self._counts.extender_seconds.observe(time.perf_counter() - started)
         reply(body)
+        self._extender.look_after(question)
 
     def _renew(self, pod: Newcomer) -> None:
         now = self._loop.time()
@@ -138,15 +154,17 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=sys.stdin.fileno()))
     mirror, counts = Mirror(), Counts()
+    fleet = FleetReplies(mirror, settings.scale)
     extender = Extender(
         mirror,
         counts,
         clock=time.time,
         scale=settings.scale,
         stale_after_seconds=settings.stale_after_seconds,
+        fleet=fleet,
     )
     say = partial(_say, writer)
-    desk = Desk(mirror, extender, counts, say)
+    desk = Desk(mirror, extender, fleet, counts, say)
     server = Server(desk.ask, VERBS, max_body_bytes=MAX_BODY_BYTES, keep=lambda: mirror.leading)
     followed = asyncio.create_task(_follow(reader, mirror, desk, server))
     beside = [asyncio.create_task(server.sweep()), asyncio.create_task(_report(counts, say))]

@@ -39,6 +39,8 @@ class ExtenderCounters(Protocol):
         """From the body read to the reply made."""
 
     extender_unknown_nodes_total: int
+    extender_ready_total: int
+    """Answers that were ready before the question."""
     extender_errors_total: int
 
 
@@ -52,6 +54,7 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Per bucket of ``EXTENDER_BOUNDS``, and one more for what is above."""
     seconds_sum: float = 0.0
     unknown_nodes: int = 0
+    ready: int = 0
     errors: int = 0
 
 
@@ -90,6 +93,7 @@ class Counts:
             seconds_counts=self.extender_seconds.counts,
             seconds_sum=self.extender_seconds.sum,
             unknown_nodes=self.extender_unknown_nodes_total,
+            ready=self.extender_ready_total,
             errors=self.extender_errors_total,
         )
 
@@ -100,4 +104,5 @@ class Counts:
         self.extender_passed_over = _Counts()
         self.extender_seconds = _Seconds()
         self.extender_unknown_nodes_total = 0
+        self.extender_ready_total = 0
         self.extender_errors_total = 0

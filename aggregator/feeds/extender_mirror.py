@@ -22,7 +22,10 @@ class Mirror:
         """Whether agents report to the process that tells us."""
         self.verdicts: Codes = np.full(1, UNKNOWN, dtype=np.int8)
         self.generic: Ints = np.full(1, NEUTRAL_SCORE, dtype=np.int64)
-        self._names: dict[int, str] = {}
+        self.names: dict[int, str] = {}
+        """By row; to be read only."""
+        self.changes = 0
+        """Another number whenever names or ailments became others."""
         self._index: dict[str, int] = {}
         self._ailing: dict[int, Ailment] = {}
         self._scores: dict[Newcomer, Ints] = {}
@@ -69,6 +72,7 @@ class Mirror:
         Raises:
             ValueError: it does not fit to what was told before.
         """
+        self.changes += bool(update.names or update.ailing)
         self._rename(update.names)
         for row, ailment in update.ailing.items():
             if ailment is None:
@@ -107,9 +111,9 @@ class Mirror:
 
     def _rename(self, names: Mapping[int, str]) -> None:
         for row in names:
-            if (old := self._names.pop(row, "")) and self._index.get(old) == row:
+            if (old := self.names.pop(row, "")) and self._index.get(old) == row:
                 del self._index[old]
         for row, name in names.items():
             if name:
-                self._names[row] = name
+                self.names[row] = name
                 self._index[name] = row

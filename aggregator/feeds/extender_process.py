@@ -292,6 +292,7 @@ def add_up(stats: AggregatorStats, counted: Counted) -> None:
         stats.extender_seconds.counts[place] += count
     stats.extender_seconds.sum += counted.seconds_sum
     stats.extender_unknown_nodes_total += counted.unknown_nodes
+    stats.extender_ready_total += counted.ready
     stats.extender_errors_total += counted.errors
 
 

@@ -63,21 +63,21 @@ def ranked(levels: Levels, rows: Places, scale: int) -> Ranking:
     """
     places = levels.places[rows]
     counts = np.bincount(places, minlength=len(levels.values))
-    decided = _decided(levels.key, (counts > 0).tobytes(), scale)
-    favourite, favoured, numbers = -1, 0, decided.numbers
-    if decided.best >= 0 and sum(map(counts.item, decided.equals)) > 1:
-        best = (places == decided.best).nonzero()[0]
+    found = decided(levels.key, (counts > 0).tobytes(), scale)
+    favourite, favoured, numbers = -1, 0, found.numbers
+    if found.best >= 0 and sum(map(counts.item, found.equals)) > 1:
+        best = (places == found.best).nonzero()[0]
         chosen = filling_order(rows[best]).argmin() if len(best) > 1 else 0
-        favourite, favoured, numbers = best.item(chosen), decided.favoured, decided.beside
+        favourite, favoured, numbers = best.item(chosen), found.favoured, found.beside
     told = np.bincount(numbers, weights=counts, minlength=favoured + 1)
     if favourite >= 0:
-        told[numbers[decided.best]] -= 1
+        told[numbers[found.best]] -= 1
         told[favoured] += 1
     strangers = counts.item(levels.places.item(-1))
     return Ranking(numbers, places, favourite, favoured, int(told.argmax()), strangers)
 
 
-class _Decided(NamedTuple):
+class Decided(NamedTuple):
     """What follows from the levels alone; all by level."""
 
     numbers: Ints
@@ -93,13 +93,13 @@ class _Decided(NamedTuple):
 
 
 @lru_cache(_REMEMBERED)
-def _decided(levels: bytes, there: bytes, scale: int) -> _Decided:
+def decided(levels: bytes, there: bytes, scale: int) -> Decided:
     """Of these levels, where there are nodes on some."""
     places = np.frombuffer(there, dtype=np.bool_).nonzero()[0]
     values = np.frombuffer(levels, dtype=np.int64)[places]
     numbers = np.zeros(len(there), dtype=np.int64)
     if not len(values):
-        return _Decided(numbers, -1, (), 0, numbers)
+        return Decided(numbers, -1, (), 0, numbers)
     verdicts = verdicts_of(values)
     scores = no_prize_for_silence(scores_of(values), verdicts)
     numbers[places] = spread(scores, scale)
@@ -107,8 +107,8 @@ def _decided(levels: bytes, there: bytes, scale: int) -> _Decided:
     healthy = equals[verdicts[equals] == HEALTHY]
     equal = tuple(places[equals].tolist())
     if not len(healthy):
-        return _Decided(numbers, -1, equal, 0, numbers)
+        return Decided(numbers, -1, equal, 0, numbers)
     favoured, others = favour(numbers[places], scale)
     beside = numbers.copy()
     beside[places] = others
-    return _Decided(numbers, int(places[healthy[0]]), equal, favoured, beside)
+    return Decided(numbers, int(places[healthy[0]]), equal, favoured, beside)

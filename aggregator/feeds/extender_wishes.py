@@ -1,9 +1,9 @@
 """What pods asked for before, so that the next one like them is not read anew. Pure.
 
-The pods of a job differ in their names and volumes, and ask for the same. A request written as kube-scheduler writes it is read in one
-pass that copies what a wish depends on (``Parts``) and looks at nothing else of the pod; parts that were seen before have the wish that was
+The pods of a job differ in their names and volumes, and ask for the same. Of a request written as kube-scheduler writes it the pod is read in one
+pass that copies what a wish depends on (``Parts``) and looks at nothing else of it; parts that were seen before have the wish that was
 found then. All else goes the long way, through the whole object. So whether the rest of a pod can be read at all (no JSON encoder writes
-broken UTF-8) is noticed the first time only.
+broken UTF-8) is noticed the first time only. The names of the nodes are left where they are.
 """
 
 from typing import NamedTuple
@@ -57,61 +57,75 @@ class _Pod(msgspec.Struct, gc=False):
 
 
 class _Request(msgspec.Struct, rename="pascal", forbid_unknown_fields=True, gc=False):
-    """As Go's encoder writes it with ``nodeCacheCapable``."""
-
     pod: _Pod
-    node_names: list[str]
-    nodes: None = None
-
-
-class _PodAlone(msgspec.Struct, rename="pascal", gc=False):
-    pod: Raw
 
 
 class Glance(NamedTuple):
     """A request as far as it was looked at."""
 
-    names: list[str]
     parts: Parts
+    pod: bytes | bytearray
+    """As it was written."""
+    names: memoryview
+    """A JSON array, not looked at."""
 
+
+_BEFORE_POD, _BEFORE_NAMES, _END = b'{"Pod":', b',"Nodes":null,"NodeNames":', b"]}"
+"""As Go's encoder writes a request with ``nodeCacheCapable``. Within a string each quotation mark has a backslash, so the middle one is in none."""
 
 _decode = msgspec.json.Decoder(_Request).decode
-_decode_pod = msgspec.json.Decoder(_PodAlone).decode
+_decode_names = msgspec.json.Decoder(list[str]).decode
 
 
 def glance(body: bytes | bytearray) -> Glance | None:
-    """A request in one pass; ``None``: it has to be read with more care, or cannot be read."""
+    """The pod of a request in one pass; ``None``: it has to be read with more care, or cannot be read."""
+    at = body.find(_BEFORE_NAMES)
+    if at < 0 or not body.startswith(_BEFORE_POD) or not body.endswith(_END):
+        return None
     try:
-        request = _decode(body)
+        parts = _parts(_decode(body[:at] + b"}").pod)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    return Glance(request.node_names, _parts(request.pod))
+    return Glance(
+        parts, body[len(_BEFORE_POD) : at], memoryview(body)[at + len(_BEFORE_NAMES) : -1]
+    )
 
 
-def pod_in(body: bytes | bytearray) -> bytes:
-    """The whole pod, as it was written, of a request that was glanced at."""
-    return bytes(_decode_pod(body).pod)
+def names_in(array: memoryview) -> list[str]:
+    """The names of the nodes in a request that was glanced at.
+
+    Raises:
+        msgspec.DecodeError, UnicodeDecodeError: they cannot be read.
+    """
+    return _decode_names(array)
+
+
+class Known(msgspec.Struct, frozen=True, eq=False):
+    """What is remembered of a kind of pod; each is equal to itself alone."""
+
+    wish: Wish
 
 
 class Wishes:
     """The wishes of some kinds of pod. Where they become too many, the one learned first is forgotten."""
 
     def __init__(self) -> None:
-        self._known: dict[Parts, Wish] = {}
+        self._known: dict[Parts, Known] = {}
 
-    def recall(self, parts: Parts) -> Wish | None:
+    def recall(self, parts: Parts) -> Known | None:
         """What was learned; ``None``: nothing."""
         return self._known.get(parts)
 
-    def learn(self, parts: Parts, wish: Wish) -> None:
-        """The wish of a pod with these parts, where any other with them has the same."""
+    def learn(self, parts: Parts, wish: Wish) -> Known | None:
+        """The wish of a pod with these parts; ``None``: it is not kept, as another with them may have another, or they are too many."""
         if wish is UNREADABLE or (wish.pod is not None and shared(wish.pod.shape)):
-            return
+            return None
         if len(parts) > MAX_PARTS or sum(map(len, parts)) > MAX_PARTS_BYTES:
-            return
+            return None
         if len(self._known) >= MAX_WISHES:
             del self._known[next(iter(self._known))]
-        self._known[parts] = wish
+        known = self._known[parts] = Known(wish)
+        return known
 
 
 def _parts(pod: _Pod) -> Parts:

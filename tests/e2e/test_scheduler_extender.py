@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from aggregator.feeds.extender import FULL_NAMES
+from aggregator.feeds.extender_hosts import FULL_NAMES
 from tests.e2e.scheduler_rig import SHIPPED_TIMEOUT_S
 
 if TYPE_CHECKING:
@@ -54,6 +54,9 @@ async def test_small_pods_fill_nodes_that_are_in_use_and_leave_whole_nodes_to_la
         assert opened in empty
         large = await scheduling.placed("large", 269, gpus=8)
         assert set(large) == set(empty) - {opened}, "every other node was left whole"
+        asked = await scheduling.prioritized()
+        ready = await scheduling.rig.metric("fleetmedic_aggregator_extender_ready_total")
+        assert ready > asked / 2, "by answers that were there before the question"
 
 
 async def test_a_sick_node_gets_no_pod_and_a_node_without_an_agent_does(

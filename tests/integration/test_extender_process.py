@@ -71,7 +71,8 @@ class Served:
 
 def ask(port: int, names: list[str], *, gpus: int = 1, path: str = PRIORITIZE_PATH) -> Any:
     pod = {"spec": {"containers": [{"resources": {"limits": {"nvidia.com/gpu": str(gpus)}}}]}}
-    body = json.dumps({"Pod": pod, "NodeNames": names}).encode()
+    said = {"Pod": pod, "Nodes": None, "NodeNames": names}
+    body = json.dumps(said, separators=(",", ":")).encode()  # as Go writes it
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body)
     with urllib.request.urlopen(request, timeout=10) as reply:
         return json.loads(reply.read())
@@ -101,6 +102,30 @@ async def test_a_scheduler_is_answered_while_the_aggregators_loop_stands_still()
         await served.ask()  # this kind of pod is known from now on
         found = ask(served.process.port, NAMES)  # the loop waits for it and does nothing else
     assert [each["Host"] for each in found] == NAMES
+
+
+async def test_the_second_pod_of_a_kind_has_its_answer_ready_as_of_now() -> None:
+    names = [f"n{number:03d}" for number in range(200)]
+    book = ScoreBook()
+    for name in names:
+        put(book, facts(name), room(name, [1000] * 8))
+    book.settle(NOW)
+    async with serving(book) as served:
+        for _ in range(3):
+            await served.ask(names)
+        await until(lambda: served.stats.extender_ready_total == 2)
+        put(book, facts("n007", worst=Severity.FATAL), room("n007", [1000] * 8))
+
+        async def told() -> dict[str, int]:
+            return {each["Host"]: each["Score"] for each in await served.ask(names)}
+
+        async with asyncio.timeout(20):
+            while min((await told()).values()) >= 0:
+                await asyncio.sleep(0.01)
+        found = await told()
+        assert min(found, key=lambda name: found[name]) == "n007"
+        asked = served.stats.extender_requests
+        await until(lambda: served.stats.extender_ready_total == asked["prioritize"] - 1)
 
 
 async def test_a_kind_of_pod_never_seen_is_ranked_by_its_own_scores_at_once() -> None:

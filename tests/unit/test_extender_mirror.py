@@ -7,30 +7,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.feeds import extender_publication
-from aggregator.feeds.extender import FULL_NAMES, Extender, Verb
+from aggregator.feeds.extender import Extender, Verb
 from aggregator.feeds.extender_frames import (
     HEADER_BYTES,
     MAX_FRAME_BYTES,
     Change,
     Update,
     body_bytes,
-    framed,
-    read_update,
 )
+from aggregator.feeds.extender_hosts import FULL_NAMES
 from aggregator.feeds.extender_mirror import Mirror
 from aggregator.feeds.extender_publication import (
     HOT_SECONDS,
     KEPT_SECONDS,
     MAX_PODS,
-    Publication,
 )
-from aggregator.scores.book import ScoreBook
 from aggregator.scores.model import Ints
 from aggregator.scores.terms import Newcomer
 from aggregator.scores.typical import Typical
 from aggregator.scores.values import PodShape
 from aggregator.stats import AggregatorStats
 from contract.vocabulary import Severity
+from tests.mirrored import Wire
 from tests.score_builders import GPU, NOW, facts, put, room, wants
 
 NAMES = [f"n{number}" for number in range(90)]
@@ -39,40 +37,18 @@ ASKED = [*NAMES, *(f"stranger-{number}" for number in range(FULL_NAMES))]
 GPUS = (1, 2, 8)
 
 
-class Wire:
-    """A book, and a mirror that is told of it."""
-
-    def __init__(self) -> None:
-        self.book = ScoreBook()
-        self.publication = Publication(self.book)
-        self.mirror = Mirror()
-        self.now = 0.0
-        self.told: list[Update] = []
-        """What went over at the last push."""
-
-    def push(self, *, leading: bool = True) -> None:
-        self.told = []
-        for update in self.publication.updates(self.now, leading=leading):
-            frame = framed(update)
-            assert body_bytes(frame[:HEADER_BYTES]) == len(frame) - HEADER_BYTES
-            self.told.append(read_update(frame[HEADER_BYTES:]))
-            self.mirror.apply(self.told[-1])
-
-    def want(self, pod: Newcomer) -> bool:
-        return self.publication.want(pod, self.now)
-
-    def same(self) -> None:
-        verbs: tuple[Verb, ...] = ("filter", "prioritize")
-        for verb in verbs:
-            for gpus in GPUS:
-                for names in (NAMES, ASKED):
-                    body = msgspec.json.encode({"Pod": pod(gpus), "NodeNames": names})
-                    answers = [
-                        Extender(board, AggregatorStats(), clock=lambda: NOW)
-                        for board in (self.book, self.mirror)
-                    ]
-                    by_book, by_mirror = (each.reply(each.read(verb, body)) for each in answers)
-                    assert by_mirror == by_book
+def same(wire: Wire) -> None:
+    verbs: tuple[Verb, ...] = ("filter", "prioritize")
+    for verb in verbs:
+        for gpus in GPUS:
+            for names in (NAMES, ASKED):
+                body = msgspec.json.encode({"Pod": pod(gpus), "NodeNames": names})
+                answers = [
+                    Extender(board, AggregatorStats(), clock=lambda: NOW)
+                    for board in (wire.book, wire.mirror)
+                ]
+                by_book, by_mirror = (each.reply(each.read(verb, body)) for each in answers)
+                assert by_mirror == by_book
 
 
 def pod(gpus: int) -> object:
@@ -118,7 +94,7 @@ def test_it_answers_as_the_book_does_byte_for_byte(operations: list[tuple[object
         wire.want(asked_for(gpus))
     wire.push()
     assert set(wire.mirror.pods) >= {asked_for(gpus) for gpus in GPUS}
-    wire.same()
+    same(wire)
     wire.push()
     assert wire.told == []
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.feeds.extender import FULL_NAMES, Extender
+from aggregator.feeds.extender import Extender
+from aggregator.feeds.extender_hosts import FULL_NAMES
 from aggregator.feeds.extender_ranking import ranked
 from aggregator.feeds.extender_scale import favour, spread
 from aggregator.scores.book import ScoreBook

@@ -90,7 +90,9 @@ pods = st.fixed_dictionaries({}, optional={"spec": spec | odd, "metadata": metad
 
 
 def request_of(pod: Any, names: list[str] | None = None) -> bytes:
-    return json.dumps({"Pod": pod, "Nodes": None, "NodeNames": names or ["a", "b"]}).encode()
+    """As Go writes it."""
+    said = {"Pod": pod, "Nodes": None, "NodeNames": names or ["a", "b"]}
+    return json.dumps(said, separators=(",", ":")).encode()
 
 
 def gpus(count: int, **spec: Any) -> dict[str, Any]:
@@ -136,8 +138,8 @@ def test_pods_with_the_same_parts_have_the_same_wish(one: Any, other: Any) -> No
         return
     wishes.learn(seen.parts, wish)
     also = glance(request_of(other))
-    if also is not None and (recalled := wishes.recall(also.parts)) is not None:
-        assert recalled == wish_of(other)
+    if also is not None and (recalled := wishes.recall(also.parts)):
+        assert recalled.wish == wish_of(other)
 
 
 @given(spec | st.just({}), metadata, metadata)
@@ -148,7 +150,7 @@ def test_names_labels_and_notes_are_no_parts_of_a_wish(spec: Any, one: Any, othe
         glance(request_of({"spec": spec, "metadata": each, "status": {"phase": "Pending"}}))
         for each in (one, other)
     )
-    assert seen == also
+    assert (seen and seen.parts) == (also and also.parts)
 
 
 def limits(**amounts: str) -> dict[str, Any]:
@@ -238,7 +240,7 @@ def test_and_they_do_ask_for_something_else(name: str) -> None:
 def test_a_pod_that_cannot_be_read_is_an_error_each_time() -> None:
     stats = AggregatorStats()
     asked = extender(stats)
-    body = request_of({"spec": {}}).replace(b'"spec"', b'"status": "\xff", "spec"')
+    body = request_of({"spec": {}}).replace(b'"spec"', b'"status":"\xff","spec"')
     for count in (1, 2):
         assert not asked.read("prioritize", body).wish.ours
         assert stats.extender_errors_total == count
@@ -248,13 +250,13 @@ def test_what_is_not_looked_at_may_be_broken_once_its_like_is_known() -> None:
     stats = AggregatorStats()
     asked = extender(stats)
     known = asked.read("prioritize", request_of(gpus(2))).wish
-    broken = request_of(gpus(2)).replace(b'"spec"', b'"status": "\xff", "spec"')
+    broken = request_of(gpus(2)).replace(b'"spec"', b'"status":"\xff","spec"')
     assert asked.read("prioritize", broken).wish == known
     assert stats.extender_errors_total == 0
 
 
 def test_a_request_too_deep_is_told_in_words() -> None:
-    body = request_of({}).replace(b"{}", b'{"status": ' + b"[" * 100_000 + b"]" * 100_000 + b"}")
+    body = request_of({}).replace(b"{}", b'{"status":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
     assert "recursion" in extender(AggregatorStats()).read("prioritize", body).unreadable.lower()
 
 

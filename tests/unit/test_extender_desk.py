@@ -1,0 +1,67 @@
+"""The desk of the extender's process: what it does beside answering, when nobody waits."""
+
+import asyncio
+import json
+
+import pytest
+
+from aggregator.feeds.extender import PRIORITIZE_PATH, Extender
+from aggregator.feeds.extender_child import Desk
+from aggregator.feeds.extender_counts import Counts
+from aggregator.feeds.extender_fleet import FleetReplies
+from aggregator.feeds.extender_hosts import FULL_NAMES
+from tests.mirrored import Wire
+from tests.score_builders import GPU, NOW, facts, put, room
+
+NAMES = [f"n{number:03d}" for number in range(FULL_NAMES + 60)]
+
+
+class Asked:
+    """A desk that is asked as kube-scheduler asks; what the mirror is told it is told too."""
+
+    def __init__(self) -> None:
+        self.wire = Wire()
+        for name in NAMES:
+            put(self.wire.book, facts(name), room(name, [1000] * 8))
+        self.wire.book.settle(NOW)
+        self.wire.push()
+        self.counts = Counts()
+        fleet = FleetReplies(self.wire.mirror, 100)
+        extender = Extender(self.wire.mirror, self.counts, clock=lambda: NOW, fleet=fleet)
+        self.desk = Desk(self.wire.mirror, extender, fleet, self.counts, lambda word: True)
+
+    def ask(self, gpus: int) -> dict[str, int]:
+        limits = {"limits": {GPU: str(gpus)}}
+        pod = {"spec": {"containers": [{"resources": limits}]}}
+        said = {"Pod": pod, "Nodes": None, "NodeNames": NAMES}
+        replies: list[bytes] = []
+        body = json.dumps(said, separators=(",", ":")).encode()
+        question = self.desk._extender.read("prioritize", body)
+        assert question.needs is not None
+        self.wire.want(question.needs)
+        self.push()
+        self.desk.ask(PRIORITIZE_PATH, body, replies.append)
+        return {each["Host"]: each["Score"] for each in json.loads(replies[0])}
+
+    def push(self) -> None:
+        for update in self.wire.publication.updates(0.0, leading=True):
+            self.wire.mirror.apply(update)
+            self.desk.take(update)
+
+
+async def test_answers_that_were_given_are_made_anew_before_the_next_question(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = Asked()
+    for gpus in (1, 1, 2, 2):
+        asked.ask(gpus)
+    assert asked.counts.extender_ready_total == 2
+    asked.wire.book.take_room("n007", room("n007", [1000] * 2 + [0] * 6))
+    asked.push()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    monkeypatch.setattr(FleetReplies, "_made", None)  # would fail
+    for gpus in (1, 2):
+        found = asked.ask(gpus)
+        assert max(found, key=lambda name: found[name]) == "n007"
+    assert asked.counts.extender_ready_total == 4
