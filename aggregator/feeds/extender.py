@@ -4,7 +4,7 @@ How many hosts a ``prioritize`` reply names: all, up to ``FULL_NAMES`` of them, 
 those alone whose number is not the commonest one, with the difference to it, which may be negative. For kube-scheduler a host that is
 left out has 0, and it adds ``Score · weight · 10`` to a total in which only differences count (``prioritizeNodes`` in its
 pkg/scheduler/schedule_one.go), so that the ranking is the same. Decoding a number for every host costs it more than all its other
-work on a pod where the fleet is large.
+work on a pod where the fleet is large. Most such replies are there before the question (``extender_fleet``, which says what they owe to that).
 
 What is answered when something is missing or broken, and why:
 

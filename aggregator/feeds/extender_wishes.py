@@ -64,7 +64,7 @@ class Glance(NamedTuple):
     """A request as far as it was looked at."""
 
     parts: Parts
-    pod: bytes | bytearray
+    pod: memoryview
     """As it was written."""
     names: memoryview
     """A JSON array, not looked at."""
@@ -86,9 +86,8 @@ def glance(body: bytes | bytearray) -> Glance | None:
         parts = _parts(_decode(body[:at] + b"}").pod)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    return Glance(
-        parts, body[len(_BEFORE_POD) : at], memoryview(body)[at + len(_BEFORE_NAMES) : -1]
-    )
+    view = memoryview(body)
+    return Glance(parts, view[len(_BEFORE_POD) : at], view[at + len(_BEFORE_NAMES) : -1])
 
 
 def names_in(array: memoryview) -> list[str]:
