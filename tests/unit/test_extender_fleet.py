@@ -506,9 +506,11 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.ask(gpus=gpus)
         assert asked.ready
     asked.now += CHECK_SECONDS
-    asked.ask(gpus=6)  # looked at again
+    asked.ask(gpus=7)  # looked at again, and nobody goes for it
+    asked.ask(gpus=6)
+    assert asked.ready
     asked.ask(gpus=1)
-    for gpus, kept in ((6, True), (7, False)):
+    for gpus, kept in ((6, True), (8, False)):
         asked.ask(gpus=gpus)
         assert asked.ready == kept
     asked.now += TRUST_SECONDS + CHECK_SECONDS
@@ -558,3 +560,17 @@ def test_a_request_written_otherwise_is_read_with_more_care_ready_answer_or_not(
         said = json.loads(asked.extender.answer_prioritize(odd))
         assert [each["Score"] for each in said] == [1], "one is filled first"
     assert asked.stats.extender_errors_total == 0
+
+
+def test_what_a_filter_asks_about_is_not_what_an_order_is_asked_for() -> None:
+    """It is asked about more nodes: those that the scheduler's other extenders refuse as well."""
+    asked = Asked(alike())
+    settled(asked)
+    asked.now += CHECK_SECONDS
+    question = asked.extender.read("filter", request_of([*NAMES, "stranger"]))
+    asked.extender.reply(question)
+    asked.extender.look_after(question)
+    asked.ask()
+    assert asked.ready
+    asked.ask()
+    assert asked.ready
