@@ -23,12 +23,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-import msgspec
-
 from aggregator.config import ENV_PREFIX
 from bench.extender_load import keep_to_core, measure_on_core, node_names
 from bench.figures import percentile, report
-from tests.controlplane.manifests import gpu_pod
+from tests.controlplane.manifests import extender_args, gpu_pod
 from tests.controlplane.process import Process, free_port
 
 NODES = 5_000
@@ -109,7 +107,7 @@ class Scheduler:
 
 def request_of(pod: dict[str, Any], names: Sequence[str]) -> bytes:
     """One ``prioritize`` request, byte by byte as kube-scheduler with nodeCacheCapable sends it."""
-    body = msgspec.json.encode({"Pod": pod, "Nodes": None, "NodeNames": names})
+    body = extender_args(pod, names)
     head = (
         "POST /scheduler/prioritize HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: Go-http-client/1.1\r\n"
         f"Content-Length: {len(body)}\r\nContent-Type: application/json\r\nAccept-Encoding: gzip\r\n\r\n"

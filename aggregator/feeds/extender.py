@@ -74,9 +74,6 @@ DOUBTED_SHARE = 0.2
 LEAST_BYTES = 4 * FULL_NAMES
 """Of names: where they are fewer, they are read."""
 
-BESIDE_NAME_BYTES = 3
-"""Two quotation marks and a comma, or a bracket."""
-
 LATE = "late"
 """Why a pod was passed over: its scores were not at hand."""
 
@@ -124,6 +121,8 @@ class Question(msgspec.Struct, kw_only=True):
     """The names, as a JSON array that was not read: there may be an answer without …"""
     body: bytes | bytearray = b""
     """… and the whole request then."""
+    names_bytes: int = 0
+    """What the names took in that array, each with its quotation marks and a comma or bracket."""
     nodes: list[msgspec.Raw] | None = None
     """The full objects, one per name, where the scheduler sent those."""
     wish: Wish = Wish()
@@ -191,10 +190,12 @@ class Extender:
         if len(body) <= MAX_POD_BYTES and (seen := glance(body)) is not None:
             known = self._wishes.recall(seen.parts)
             wish = self._wish(bytes(seen.pod)) if known is None else known.wish
+            asked = Question(verb=verb, unread=seen.names, body=body, wish=wish)
+            asked.names_bytes = len(seen.names) - 1
             known = known or self._wishes.learn(seen.parts, wish)
-            asked = Question(verb=verb, unread=seen.names, body=body, wish=wish, known=known)
-            if not self._has_ready(asked):
-                asked.known = None
+            if self._may_be_ready(asked):
+                asked.known = known
+            else:
                 self._read_names(asked)
             return asked
         asked = Question(verb=verb)
@@ -218,25 +219,24 @@ class Extender:
             return self._prioritized(question)
         return self._encode(self._filtered(question))
 
-    def look_after(self, question: Question) -> None:
-        """Once the answer is on its way: see to it, now and then, that the next one may do without reading names."""
+    def look_at_names(self, question: Question) -> None:
+        """Once the answer is on its way: see to it, now and then, that the next one may do without them."""
         known, now = question.known, self._clock()
         if self._fleet is None or known is None or not self._fleet.is_due(known, now):
             return
         ready = question.unread is not None
         self._read_names(question)
         rows = self._board.places(question.names)
-        taken = sum(map(len, question.names)) + BESIDE_NAME_BYTES * len(rows)
-        self._fleet.look(known, rows, taken, now)
+        self._fleet.look(known, rows, question.names_bytes, now)
         if ready:
             self._counters.extender_unknown_nodes_total += int(np.count_nonzero(rows < 0))
 
     def _ready(self, asked: Question) -> bytes | None:
         """The answer that needs no names; ``None``: they have to be read."""
-        known, now = asked.known, self._clock()
-        if self._fleet is None or known is None or asked.unread is None or self._is_stale(now):
+        now = self._clock()
+        if self._fleet is None or asked.known is None or self._is_stale(now):
             return None
-        reply = self._fleet.reply(known, len(asked.unread) - 1, now)
+        reply = self._fleet.reply(asked.known, asked.names_bytes, now)
         if reply is not None:
             self._counters.extender_answers.add("pod")
             self._counters.extender_ready_total += 1
@@ -321,12 +321,11 @@ class Extender:
         self._counters.extender_answers.add(basis)
         return basis in ("node", "pod")
 
-    def _has_ready(self, asked: Question) -> bool:
-        """Whether it is a kind of question to which an answer may be ready."""
-        if self._fleet is None or asked.unread is None or len(asked.unread) <= LEAST_BYTES:
-            return False
+    def _may_be_ready(self, asked: Question) -> bool:
+        """Whether it is a kind of question that has one answer whichever nodes it names."""
         ours = asked.wish.ours and asked.wish.pod is not None
-        return asked.verb == "prioritize" and ours and asked.known is not None
+        many = asked.names_bytes > LEAST_BYTES
+        return self._fleet is not None and asked.verb == "prioritize" and ours and many
 
     def _is_stale(self, now: float) -> bool:
         settled = self._board.settled_seconds

@@ -141,7 +141,7 @@ class Desk:
         body = self._extender.reply(question)
         self._counts.extender_seconds.observe(time.perf_counter() - started)
         reply(body)
-        self._extender.look_after(question)
+        self._extender.look_at_names(question)
 
     def _renew(self, pod: Newcomer) -> None:
         now = self._loop.time()

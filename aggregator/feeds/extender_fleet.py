@@ -78,10 +78,10 @@ class _Kind(msgspec.Struct):
     looked_seconds: float
     least_bytes: float
     """Of a list of more names than are told in full, by their mean length."""
-    stranger_seconds: float
-    """Unix time at which a host was last seen of which the reply does not speak."""
+    unfit_seconds: float
+    """Unix time at which it was last seen that no reply can do without the names: there was a host that nobody knows, or too many were told in vain."""
     full_seconds: float
-    """The same of a node that is full by our books."""
+    """Unix time at which a node was last asked about that is full by our books."""
     outlook: _Outlook | None = None
     """From which the reply was made."""
     reply: bytes | None = None
@@ -95,9 +95,9 @@ class _Kind(msgspec.Struct):
         return abs(self.looked_seconds - self.full_seconds) <= LINGER_SECONDS
 
     @property
-    def expected(self) -> bool:
-        """Whether the reply speaks of whoever is asked about, as far as one can know."""
-        return abs(self.looked_seconds - self.stranger_seconds) > LINGER_SECONDS
+    def fit(self) -> bool:
+        """Whether a reply may do without the names, as far as one can know."""
+        return abs(self.looked_seconds - self.unfit_seconds) > LINGER_SECONDS
 
 
 class FleetReplies:
@@ -122,13 +122,13 @@ class FleetReplies:
     def reply(self, known: Known, names_bytes: int, now: float) -> bytes | None:
         """The answer to a question about names that take so many bytes; ``None``: they have to be read."""
         kind = self._kinds.get(known)
-        if kind is None or not kind.expected or names_bytes <= kind.least_bytes:
+        if kind is None or not kind.fit or names_bytes <= kind.least_bytes:
             return None
         if abs(now - kind.looked_seconds) > TRUST_SECONDS:
             return None
         reply = self._make(known, kind)
         if reply is None:
-            kind.stranger_seconds = now  # making it was for nothing
+            kind.unfit_seconds = now
         else:
             kind.ahead = MADE_AHEAD
         return reply
@@ -147,11 +147,11 @@ class FleetReplies:
             asked_about[int(strangers) :],
             now,
             least_bytes=FULL_NAMES * names_bytes / max(1, len(rows)),
-            stranger_seconds=now if strangers else -math.inf,
+            unfit_seconds=now if strangers else -math.inf,
             full_seconds=-math.inf,
         )
         if before is not None:
-            kind.stranger_seconds = max(kind.stranger_seconds, before.stranger_seconds)
+            kind.unfit_seconds = max(kind.unfit_seconds, before.unfit_seconds)
             kind.full_seconds, kind.ahead = before.full_seconds, before.ahead
         outlook = self._outlook(known, kind)
         if outlook is not None and not outlook.expected[kind.asked_about].all():
@@ -160,7 +160,7 @@ class FleetReplies:
             kind.outlook, kind.reply = before.outlook, before.reply
         self._forget(now)
         self._kinds[known] = kind
-        if kind.expected:
+        if kind.fit:
             self._make(known, kind)
 
     def prepare(self) -> bool:

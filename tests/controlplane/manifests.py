@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from tests.controlplane.api import Json
 
@@ -76,6 +78,11 @@ def gpu_pod(
         },
         "spec": pod_spec,
     }
+
+
+def extender_args(pod: Any, names: Sequence[str]) -> bytes:
+    """What kube-scheduler asks an extender with ``nodeCacheCapable``, byte by byte as Go's encoder writes it."""
+    return msgspec.json.encode({"Pod": pod, "Nodes": None, "NodeNames": names})
 
 
 def is_ready(node: Json) -> bool:

@@ -26,6 +26,7 @@ from aggregator.feeds.extender_turns import BEHIND
 from aggregator.scores.book import ScoreBook
 from aggregator.stats import AggregatorStats
 from contract.vocabulary import Severity
+from tests.controlplane.manifests import extender_args
 from tests.controlplane.process import free_port
 from tests.score_builders import NOW, facts, put, room
 
@@ -71,9 +72,7 @@ class Served:
 
 def ask(port: int, names: list[str], *, gpus: int = 1, path: str = PRIORITIZE_PATH) -> Any:
     pod = {"spec": {"containers": [{"resources": {"limits": {"nvidia.com/gpu": str(gpus)}}}]}}
-    said = {"Pod": pod, "Nodes": None, "NodeNames": names}
-    body = json.dumps(said, separators=(",", ":")).encode()  # as Go writes it
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body)
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", extender_args(pod, names))
     with urllib.request.urlopen(request, timeout=10) as reply:
         return json.loads(reply.read())
 

@@ -9,33 +9,23 @@ from aggregator.feeds.extender import PRIORITIZE_PATH, Extender
 from aggregator.feeds.extender_child import Desk
 from aggregator.feeds.extender_counts import Counts
 from aggregator.feeds.extender_fleet import FleetReplies
-from aggregator.feeds.extender_hosts import FULL_NAMES
-from tests.mirrored import Wire
-from tests.score_builders import GPU, NOW, facts, put, room
-
-NAMES = [f"n{number:03d}" for number in range(FULL_NAMES + 60)]
+from tests.ready_answers import NAMES, alike, request_of
+from tests.score_builders import NOW, room
 
 
 class Asked:
     """A desk that is asked as kube-scheduler asks; what the mirror is told it is told too."""
 
     def __init__(self) -> None:
-        self.wire = Wire()
-        for name in NAMES:
-            put(self.wire.book, facts(name), room(name, [1000] * 8))
-        self.wire.book.settle(NOW)
-        self.wire.push()
+        self.wire = alike(free=8)
         self.counts = Counts()
         fleet = FleetReplies(self.wire.mirror, 100)
         extender = Extender(self.wire.mirror, self.counts, clock=lambda: NOW, fleet=fleet)
         self.desk = Desk(self.wire.mirror, extender, fleet, self.counts, lambda word: True)
 
     def ask(self, gpus: int) -> dict[str, int]:
-        limits = {"limits": {GPU: str(gpus)}}
-        pod = {"spec": {"containers": [{"resources": limits}]}}
-        said = {"Pod": pod, "Nodes": None, "NodeNames": NAMES}
         replies: list[bytes] = []
-        body = json.dumps(said, separators=(",", ":")).encode()
+        body = request_of(NAMES, gpus)
         question = self.desk._extender.read("prioritize", body)
         assert question.needs is not None
         self.wire.want(question.needs)

@@ -1,6 +1,5 @@
 """A pod like one that was asked about before is not read anew, and gets what reading it anew would give."""
 
-import json
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from aggregator.feeds.extender_pod import Wish, wish_of
 from aggregator.feeds.extender_wishes import MAX_PARTS, MAX_PARTS_BYTES, Wishes, glance
 from aggregator.scores.book import ScoreBook
 from aggregator.stats import AggregatorStats
+from tests.controlplane.manifests import extender_args
 from tests.score_builders import NOW, facts, put
 
 GPUSHARE = "ALIYUN_COM_GPU_MEM_DEV", "ALIYUN_COM_GPU_MEM_POD"
@@ -90,9 +90,7 @@ pods = st.fixed_dictionaries({}, optional={"spec": spec | odd, "metadata": metad
 
 
 def request_of(pod: Any, names: list[str] | None = None) -> bytes:
-    """As Go writes it."""
-    said = {"Pod": pod, "Nodes": None, "NodeNames": names or ["a", "b"]}
-    return json.dumps(said, separators=(",", ":")).encode()
+    return extender_args(pod, names or ["a", "b"])
 
 
 def gpus(count: int, **spec: Any) -> dict[str, Any]:
